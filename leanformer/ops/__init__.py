@@ -1,0 +1,19 @@
+"""Functions on tensors: no parameters, no modules, no configs. Each piece of arithmetic has its one reference here."""
+
+from leanformer.ops.attention import softmax_attention
+from leanformer.ops.feature_maps import focused_map
+from leanformer.ops.heads import merge_heads, split_heads
+from leanformer.ops.linear_attention import linear_attention
+from leanformer.ops.regions import join_windows, pad_to_multiple, shifted_window_mask, split_windows
+
+__all__ = [
+    "focused_map",
+    "join_windows",
+    "linear_attention",
+    "merge_heads",
+    "pad_to_multiple",
+    "shifted_window_mask",
+    "softmax_attention",
+    "split_heads",
+    "split_windows",
+]

@@ -1,0 +1,50 @@
+"""Cutting a token map into windows and joining them again."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_to_multiple(x: Tensor, size: int, value: Tensor | None = None) -> Tensor:
+    """Pad a map (B, H, W, C) at the bottom and right until both sides are multiples of `size`.
+
+    The new places hold zeros, or the vector `value` of shape (C,).
+    """
+    below, right = -x.shape[1] % size, -x.shape[2] % size
+    if not below and not right:
+        return x
+    if value is None:
+        return F.pad(x, (0, 0, 0, right, 0, below))
+    batch, height, width, channels = x.shape
+    x = torch.cat((x, value.to(x.dtype).expand(batch, height, right, channels)), dim=2)
+    return torch.cat((x, value.to(x.dtype).expand(batch, below, width + right, channels)), dim=1)
+
+
+def split_windows(x: Tensor, size: int) -> Tensor:
+    """(B, H, W, C) to (B W, size^2, C), H and W being multiples of `size`; windows and their tokens in row-major order."""
+    batch, height, width, channels = x.shape
+    x = x.view(batch, height // size, size, width // size, size, channels)
+    return x.transpose(2, 3).reshape(-1, size * size, channels)
+
+
+def join_windows(x: Tensor, size: int, height: int, width: int) -> Tensor:
+    """The inverse of `split_windows`: (B W, size^2, C) back to (B, height, width, C)."""
+    x = x.view(-1, height // size, width // size, size, size, x.shape[-1])
+    return x.transpose(2, 3).reshape(-1, height, width, x.shape[-1])
+
+
+def shifted_window_mask(height: int, width: int, size: int, shift: int) -> Tensor:
+    """The additive mask (W, size^2, size^2) of a map rolled by (-shift, -shift): -100 between tokens that were not neighbours.
+
+    Swin (https://arxiv.org/abs/2103.14030, section 3.2). `height` and `width` are multiples of `size`.
+    """
+
+    def regions(length: int) -> Tensor:
+        place = torch.arange(length)
+        return (place >= length - size).int() + (place >= length - shift).int()
+
+    labels = regions(height)[:, None] * 3 + regions(width)[None, :]  # (H, W)
+    labels = split_windows(labels[None, :, :, None], size)[..., 0]  # (W, size^2)
+    return (labels[:, :, None] != labels[:, None, :]) * -100.0
