@@ -1,0 +1,1 @@
+"""Modules and their configs: attention, norms, residual branches, blocks, embeddings, heads."""

@@ -1,0 +1,55 @@
+"""Simplified linear attention (SLAB, https://arxiv.org/abs/2405.11582, section 3.3): ReLU features, a learned position on the keys,
+and a depthwise convolution on the values that returns the local detail a linear kernel averages away."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from leanformer import ops
+from leanformer.config import register_config
+from leanformer.errors import ConfigError
+from leanformer.layers.attention.frames import KernelAttention
+from leanformer.layers.attention.parts import KeyPosition, LocalValues
+from leanformer.layers.site import Grid, Kernel, Site
+
+
+@register_config("simplified_linear")
+class SimplifiedLinear(KernelAttention):
+    """ReLU linear attention with a learned key position and a local term."""
+
+    local_kernel: int = 5
+    """Side of the depthwise convolution on the values, odd."""
+
+    def __post_init__(self) -> None:
+        if self.local_kernel % 2 == 0:
+            raise ConfigError(f"local_kernel must be odd to keep the map's size, got {self.local_kernel}")
+
+    def kernel(self, site: Site) -> Kernel:
+        """The kernel for this place."""
+        return SimplifiedKernel(site.dim, site.num_heads, site.grid, site.prefix_tokens, self.local_kernel)
+
+
+class SimplifiedKernel(nn.Module):
+    """relu(q) (relu(k + p)^T v), normalised by the sum of weights, plus the local term."""
+
+    takes_mask: ClassVar[bool] = False
+
+    def __init__(self, dim: int, num_heads: int, grid: Grid, prefix_tokens: int = 0, local_kernel: int = 5) -> None:
+        super().__init__()
+        self.dim = dim
+        self.num_heads = num_heads
+        self.key_position = KeyPosition(dim, grid, prefix_tokens)
+        self.local = LocalValues(dim // num_heads, local_kernel, prefix_tokens)
+
+    def macs(self, num_queries: int, num_keys: int) -> int:
+        """Multiply-accumulates of the linear attention, without the convolution."""
+        return self.dim // self.num_heads * self.dim * (num_queries + num_keys) + num_queries * self.dim
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        """Attend: q, k and v are (B, N, C), the result is (B, N, C)."""
+        assert mask is None, "a linear kernel cannot leave out pairs of tokens"
+        k = self.key_position.add_to(k, grid)
+        q, k, v = (ops.split_heads(t, self.num_heads) for t in (q.relu(), k.relu(), v))  # (B, h, N, d)
+        return ops.merge_heads(ops.linear_attention(q, k, v, eps=1e-6) + self.local(v, grid))

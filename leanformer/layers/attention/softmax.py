@@ -1,0 +1,49 @@
+"""Softmax attention (https://arxiv.org/abs/1706.03762), with Swin's relative position bias on request."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from leanformer import ops
+from leanformer.config import register_config
+from leanformer.layers.attention.frames import KernelAttention
+from leanformer.layers.position import RelativePositionBias
+from leanformer.layers.site import Grid, Kernel, Site
+
+
+@register_config("softmax")
+class Softmax(KernelAttention):
+    """softmax(q k^T / sqrt(d)) v."""
+
+    takes_mask: ClassVar[bool] = True
+    relative_position: bool = False
+    """Add a learned bias for each head and each offset between two places."""
+
+    def kernel(self, site: Site) -> Kernel:
+        """The kernel for this place."""
+        bias = RelativePositionBias(site.grid, site.num_heads, site.prefix_tokens) if self.relative_position else None
+        return SoftmaxKernel(site.dim, site.num_heads, bias)
+
+
+class SoftmaxKernel(nn.Module):
+    """Softmax attention over all tokens of a call."""
+
+    takes_mask: ClassVar[bool] = True
+
+    def __init__(self, dim: int, num_heads: int, bias: RelativePositionBias | None = None) -> None:
+        super().__init__()
+        self.dim = dim
+        self.num_heads = num_heads
+        self.bias = bias
+
+    def macs(self, num_queries: int, num_keys: int) -> int:
+        """Multiply-accumulates of q k^T and of the weighted sum of values."""
+        return 2 * num_queries * num_keys * self.dim
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        """Attend: q, k and v are (B, N, C), `mask` is (W, N, N) for W windows per image; the result is (B, N, C)."""
+        q, k, v = (ops.split_heads(t, self.num_heads) for t in (q, k, v))
+        bias = None if self.bias is None else self.bias(grid).to(q.dtype)
+        return ops.merge_heads(ops.softmax_attention(q, k, v, bias=bias, mask=mask))

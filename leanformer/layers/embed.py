@@ -1,0 +1,92 @@
+"""From images to tokens, and from one stage's tokens to the next stage's."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leanformer.errors import ConfigError
+from leanformer.layers.site import Grid, NormSite
+
+
+class PatchEmbed(nn.Module):
+    """Cut the image into square patches and project each to a token."""
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.norm = norm
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        """The norm behind the projection, if there is one."""
+        return () if self.norm is None else (NormSite(owner=self, attribute="norm", before=self.proj),)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """(B, 3, H, W) to tokens (B, H/p W/p, C) and their grid."""
+        return _to_tokens(self.proj(images), self.norm)
+
+
+class ConvStem(nn.Module):
+    """Overlapping 3 x 3 convolutions of stride 2 up to the patch size, batch-normalised: trains faster on few images.
+
+    https://arxiv.org/abs/2106.14881; the last convolution is followed by the backbone's own norm.
+    """
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int, norm: nn.Module) -> None:
+        super().__init__()
+        if patch_size < 2 or patch_size & (patch_size - 1):
+            raise ConfigError(f"a convolutional stem needs a patch size that is a power of two from 2 on, got {patch_size}")
+        depth = patch_size.bit_length() - 1
+        widths = [in_channels, *(max(dim >> (depth - 1 - i), 8) for i in range(depth))]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+            for before, after in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
+        self.proj = nn.Conv2d(dim, dim, 3, padding=1)
+        self.norm = norm
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        """The batch norms between the convolutions and the norm behind the last."""
+        between = tuple(
+            NormSite(owner=self.bns, attribute=str(index), before=conv)  # type: ignore[arg-type]
+            for index, conv in enumerate(self.convs)
+        )
+        return (*between, NormSite(owner=self, attribute="norm", before=self.proj))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """(B, 3, H, W) to tokens (B, H/p W/p, C) and their grid."""
+        x = images
+        for conv, bn in zip(self.convs, self.bns, strict=True):
+            x = F.gelu(bn(conv(x)))
+        return _to_tokens(self.proj(x), self.norm)
+
+
+class PatchMerging(nn.Module):
+    """Join each 2 x 2 neighbourhood into one token and project it (Swin, section 3.1); odd sides are padded with zeros."""
+
+    def __init__(self, dim: int, dim_out: int, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.reduction = nn.Linear(4 * dim, dim_out, bias=False)
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        """The norm in front of the projection."""
+        return (NormSite(owner=self, attribute="norm", after=(self.reduction,)),)
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """(B, H W, C) to (B, H/2 W/2, C_out) and the new grid."""
+        batch, _, dim = x.shape
+        height, width = grid
+        x = F.pad(x.view(batch, height, width, dim), (0, 0, 0, width % 2, 0, height % 2))
+        grid = (height + 1) // 2, (width + 1) // 2
+        x = x.view(batch, grid[0], 2, grid[1], 2, dim)
+        # The published order of the four: down the column first, then to the right.
+        x = x.permute(0, 1, 3, 4, 2, 5).reshape(batch, grid[0] * grid[1], 4 * dim)
+        return self.reduction(self.norm(x)), grid
+
+
+def _to_tokens(image: Tensor, norm: nn.Module | None) -> tuple[Tensor, Grid]:
+    grid = image.shape[2], image.shape[3]
+    tokens = image.flatten(2).transpose(1, 2)
+    return tokens if norm is None else norm(tokens), grid
