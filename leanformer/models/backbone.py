@@ -1,0 +1,96 @@
+"""What every backbone offers: tokens of the last stage, one map per stage for dense tasks, and a config that builds it."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from leanformer.config import register_config
+from leanformer.errors import ConfigError
+from leanformer.layers.head import ClassifierHead
+from leanformer.layers.norm import Norms
+from leanformer.layers.site import Grid
+
+
+class FeatureInfo(NamedTuple):
+    """Shape of one stage's map."""
+
+    channels: int
+    stride: int
+
+
+class Backbone(nn.Module):
+    """Base of all backbones: images (B, 3, H, W) to tokens."""
+
+    feature_info: tuple[FeatureInfo, ...]
+
+    def forward_stages(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
+        """Tokens (B, prefix + N, C) and grid at the end of each stage."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """Tokens (B, prefix + N, C) of the last stage, not normalised, and their grid."""
+        return self.forward_stages(images)[-1]
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        """One map (B, C, H, W) for each stage, prefix tokens left out."""
+        maps = []
+        for tokens, (height, width) in self.forward_stages(images):
+            maps.append(tokens[:, -height * width :].transpose(1, 2).unflatten(2, (height, width)))
+        return maps
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay must leave alone, besides biases and everything of one axis."""
+        return set()
+
+
+@register_config("backbone")
+class BackboneConfig:
+    """Base of the configs of backbones, with what every image classifier needs."""
+
+    kind: ClassVar[str]
+    image_size: int | tuple[int, int] = 224
+    """Side, or (height, width), in pixels."""
+    num_classes: int = 1000
+    in_channels: int = 3
+    drop_path: float = 0.0
+    """Stochastic-depth rate of the last block; it grows linearly from zero."""
+    norms: Norms = Norms()
+
+    @property
+    def image_grid(self) -> Grid:
+        """(height, width) of the images."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+    def build(self) -> Backbone:
+        """The backbone, randomly initialised."""
+        raise NotImplementedError
+
+    def build_head(self) -> ClassifierHead:
+        """The classifier head that belongs to it."""
+        raise NotImplementedError
+
+
+def patch_grid(config: BackboneConfig, patch_size: int) -> Grid:
+    """The grid of patches of an image.
+
+    Raises:
+        ConfigError: if a side of the image is no multiple of the patch size.
+    """
+    for side in config.image_grid:
+        if side < patch_size or side % patch_size:
+            below = max(side // patch_size, 1) * patch_size
+            raise ConfigError(
+                f"image_size {side} is not a multiple of the patch size {patch_size} of {config.kind!r}; "
+                f"take {below} or {below + patch_size}"
+            )
+    height, width = config.image_grid
+    return height // patch_size, width // patch_size
+
+
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """Rates growing linearly from 0 to `rate` over `depth` blocks."""
+    return torch.linspace(0, rate, depth, dtype=torch.float64).tolist()

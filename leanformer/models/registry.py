@@ -1,0 +1,45 @@
+"""Names of models: a function that returns a config registers under its own name."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from typing import TypeVar
+
+from leanformer.errors import ConfigError, suggestion
+from leanformer.models.backbone import BackboneConfig
+
+C = TypeVar("C", bound=BackboneConfig)
+
+_MODELS: dict[str, Callable[[], BackboneConfig]] = {}
+
+
+def register(function: Callable[[], C]) -> Callable[[], C]:
+    """Function decorator: the function's name becomes the model's name."""
+    name = function.__name__
+    assert name not in _MODELS, f"model {name!r} is registered twice"
+    _MODELS[name] = function
+    return function
+
+
+def find(name: str) -> BackboneConfig:
+    """The config registered as `name`; a weights tag behind a dot (`swin_tiny.in1k`) is left out.
+
+    Raises:
+        ConfigError: if there is no such model, naming the nearest ones.
+    """
+    base = name.partition(".")[0]
+    if base not in _MODELS:
+        hint = suggestion(base, _MODELS) or "; `leanformer list` shows them all"
+        raise ConfigError(f"unknown model {name!r}{hint}")
+    return _MODELS[base]()
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that match a shell-style pattern, sorted."""
+    return sorted(fnmatch.filter(_MODELS, pattern))
+
+
+def describe(name: str) -> str:
+    """The first line of what the registering function says of its model."""
+    return (_MODELS[name.partition(".")[0]].__doc__ or "").strip().partition("\n")[0]
