@@ -1,0 +1,85 @@
+"""The protocol of edits, their registry, and the two ways they run: applied by a user, or replayed on load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+from torch import nn
+
+from leanformer.config import register_config, registered_kinds
+from leanformer.errors import EditError, suggestion
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditReport:
+    """What an edit did."""
+
+    edit: Edit
+    """The edit as it belongs in the model's record; it may hold more than the one that was asked for."""
+    lines: tuple[str, ...]
+    """Sentences for people."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """The same for programs."""
+
+
+class Edit:
+    """A change of a model's structure: deterministic, without data, exact or refused."""
+
+    kind: ClassVar[str]
+
+    def apply(self, model: nn.Module) -> EditReport:
+        """Change `model` in place.
+
+        Raises:
+            EditError: if the change cannot be made exactly; the model is then untouched.
+        """
+        raise NotImplementedError
+
+    def replay(self, model: nn.Module) -> None:
+        """Change the structure alone, on a model whose weights are about to be loaded."""
+        self.apply(model)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def edit(kind: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator of edits: a frozen dataclass, known to files and to the command line as `kind`."""
+    return register_config(kind)
+
+
+def apply(model: nn.Module, *edits: Edit) -> list[EditReport]:
+    """Apply edits in order, in place, and write them into the model's record (`model.edits`).
+
+    Raises:
+        EditError: from the first edit that cannot be applied; those before it stay applied and recorded.
+    """
+    reports = []
+    for change in edits:
+        report = change.apply(model)
+        if hasattr(model, "edits"):
+            model.edits.append(report.edit)  # type: ignore[operator, union-attr]
+        reports.append(report)
+    return reports
+
+
+def replay(model: nn.Module, edits: Sequence[Edit]) -> None:
+    """Give a freshly built model the structure that `edits` had given to the saved one, and the same record."""
+    for change in edits:
+        change.replay(model)
+        if hasattr(model, "edits"):
+            model.edits.append(change)  # type: ignore[operator, union-attr]
+
+
+def parse(name: str) -> Edit:
+    """The edit that the command line calls `name`, with its default values.
+
+    Raises:
+        EditError: if there is none, naming those that exist.
+    """
+    kinds = registered_kinds(Edit)
+    if name not in kinds:
+        raise EditError(f"unknown edit {name!r}{suggestion(name, kinds)}; there are: {', '.join(sorted(kinds))}")
+    return kinds[name]()
