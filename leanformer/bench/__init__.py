@@ -1,0 +1,26 @@
+"""Measurements with their method: latency in turns, cost on paper, equality of outputs before any claim of speed."""
+
+from leanformer.bench.compare import Agreement, Comparison, check_outputs, compare
+from leanformer.bench.cost import Cost, count_cost
+from leanformer.bench.latency import Runner, Timing, eager_runner, measure_interleaved
+from leanformer.bench.method import Method, record_method
+from leanformer.bench.table import Row, format_json, format_markdown, format_text
+
+__all__ = [
+    "Agreement",
+    "Comparison",
+    "Cost",
+    "Method",
+    "Row",
+    "Runner",
+    "Timing",
+    "check_outputs",
+    "compare",
+    "count_cost",
+    "eager_runner",
+    "format_json",
+    "format_markdown",
+    "format_text",
+    "measure_interleaved",
+    "record_method",
+]
