@@ -1,0 +1,87 @@
+"""Schedules equal their formulas at every step, stay within range outside of training and survive JSON."""
+
+import math
+
+import pytest
+
+from leanformer.config import from_dict, to_dict
+from leanformer.errors import ConfigError
+from leanformer.training.schedules import Constant, Cosine, Linear, Piecewise, Schedule, WarmUp
+
+EVERY_SCHEDULE = [
+    Constant(value=0.3),
+    Linear(start=1.0, end=0.0, until=0.6),
+    Cosine(final=0.01),
+    Piecewise(points=((0.0, 1.0), (0.5, 1.0), (0.5, 0.1))),
+    WarmUp(schedule=Cosine(), steps=3),
+    WarmUp(schedule=Linear(start=1.0, end=0.5), fraction=0.2, start=0.1, shift=False),
+]
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE, ids=lambda s: s.kind)
+def test_every_schedule_survives_json(schedule):
+    assert from_dict(to_dict(schedule), Schedule) == schedule
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE, ids=lambda s: s.kind)
+def test_every_schedule_is_defined_from_the_first_step_to_the_end(schedule):
+    values = [schedule(step, 7) for step in range(8)]
+    assert all(isinstance(value, float) and math.isfinite(value) for value in values)
+    assert values == [schedule(step, 7) for step in range(8)]
+
+
+def test_a_line_reaches_its_end_at_the_given_fraction_and_holds_it():
+    line = Linear(start=1.0, end=0.0, until=0.6)
+    assert [round(line(step, 10), 9) for step in range(11)] == pytest.approx([1 - min(s / 6, 1) for s in range(11)])
+    assert line(6, 10) == 0.0
+
+
+def test_cosine_falls_from_one_to_final():
+    cosine = Cosine(final=0.1)
+    assert cosine(0, 8) == 1.0
+    assert cosine(4, 8) == pytest.approx(0.55)
+    assert cosine(8, 8) == pytest.approx(0.1)
+    assert cosine(3, 8) == pytest.approx(0.1 + 0.45 * (1 + math.cos(3 * math.pi / 8)))
+
+
+def test_two_points_at_one_fraction_make_a_jump():
+    steps = Piecewise(points=((0.0, 1.0), (0.5, 1.0), (0.5, 0.1), (0.75, 0.1), (0.75, 0.01)))
+    assert [steps(step, 8) for step in range(8)] == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_between_points_the_value_is_interpolated():
+    ramp = Piecewise(points=((0.25, 2.0), (0.75, 4.0)))
+    assert [ramp(step, 8) for step in range(9)] == pytest.approx([2, 2, 2, 2.5, 3, 3.5, 4, 4, 4])
+
+
+def test_warm_up_meets_the_schedule_where_it_begins():
+    warm = WarmUp(schedule=Cosine(), steps=4, start=0.2)
+    assert [warm(step, 12) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert [warm(step, 12) for step in range(4, 13)] == pytest.approx([Cosine()(s, 8) for s in range(9)])
+
+
+def test_without_shift_the_warm_up_covers_the_beginning_of_the_schedule():
+    warm = WarmUp(schedule=Cosine(), fraction=0.25, shift=False)
+    assert warm(0, 8) == 0.0
+    assert warm(1, 8) == 0.5
+    assert warm(2, 8) == Cosine()(2, 8)
+
+
+def test_a_warm_up_longer_than_training_only_rises():
+    warm = WarmUp(schedule=Cosine(), steps=50)
+    values = [warm(step, 5) for step in range(5)]
+    assert values == sorted(values)
+
+
+@pytest.mark.parametrize(
+    "make, part",
+    [
+        (lambda: WarmUp(schedule=Cosine()), "steps=0"),
+        (lambda: WarmUp(schedule=Cosine(), steps=2, fraction=0.1), "fraction=0.1"),
+        (lambda: Linear(start=1.0, end=0.0, until=0.0), "0.0"),
+        (lambda: Piecewise(points=((0.5, 1.0), (0.2, 1.0))), "rising"),
+    ],
+)
+def test_an_impossible_schedule_names_the_value(make, part):
+    with pytest.raises(ConfigError, match=part):
+        make()
