@@ -1,0 +1,54 @@
+"""What training and evaluation need of a data set of labeled images, and the data set that is one array in memory."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+
+class LabeledImages(Protocol):
+    """Images, each of one class. Only `image` touches pixels, so everything else is cheap."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; a label is an index into them."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The label of every image, int64."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image:
+        """The image at `index` as RGB; raises `DataError` if it cannot be read."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What to call the image in a message: a path or a number."""
+        ...
+
+
+class ArrayImages:
+    """Images of one size held as a uint8 array, (N, H, W) for grey or (N, H, W, 3): loaders have a fast path for them."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], title: str) -> None:
+        assert pixels.dtype == np.uint8 and pixels.ndim in (3, 4) and len(pixels) == len(labels)
+        self.pixels = pixels
+        self.labels = labels.astype(np.int64)
+        self.classes = classes
+        self.title = title
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def image(self, index: int) -> Image.Image:
+        """The image at `index` as RGB."""
+        return Image.fromarray(self.pixels[index]).convert("RGB")
+
+    def name(self, index: int) -> str:
+        """The data set's title and the image's number in it."""
+        return f"{self.title}[{index}]"
