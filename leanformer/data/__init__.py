@@ -1,0 +1,20 @@
+"""Images with labels, from a folder or from the package, and the batches that training and evaluation take."""
+
+from leanformer.data.augment import Augment
+from leanformer.data.images import ImageFolder, open_data
+from leanformer.data.labeled import ArrayImages, LabeledImages
+from leanformer.data.loading import Batch, EvalBatches, TrainBatches
+from leanformer.data.preprocess import open_image, prepare
+
+__all__ = [
+    "ArrayImages",
+    "Augment",
+    "Batch",
+    "EvalBatches",
+    "ImageFolder",
+    "LabeledImages",
+    "TrainBatches",
+    "open_data",
+    "open_image",
+    "prepare",
+]

@@ -1,0 +1,115 @@
+"""Training augmentation, a pure function of (seed, epoch, index): timm's transforms for photographs, and a fast one for
+small images in an array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from leanformer.config import register_config
+from leanformer.data.randomness import seeded
+from leanformer.errors import ConfigError
+from leanformer.models.preprocess import Preprocess
+
+
+@register_config("augment")
+class Augment:
+    """How training images are varied. Arrays of small images use `shift`, `hflip` and `erase` alone."""
+
+    scale: tuple[float, float] = (0.35, 1.0)
+    """Share of the area that a random crop keeps. Large data sets use (0.08, 1)."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width over height of the random crop."""
+    shift: int = 2
+    """Pixels by which an image of an array moves at most, in each direction."""
+    hflip: float = 0.5
+    """Probability of a horizontal flip."""
+    auto_augment: str | None = None
+    """timm's name of a policy, e.g. `rand-m9-mstd0.5-inc1`."""
+    color_jitter: float = 0.0
+    """Strength of brightness, contrast and saturation changes; idle beside most `auto_augment` policies, as in timm."""
+    erase: float = 0.0
+    """Probability that a random rectangle is erased."""
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ConfigError(f"scale must be (low, high) with 0 < low <= high <= 1, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ConfigError(f"ratio must be (low, high) with 0 < low <= high, got {self.ratio}")
+        if self.shift < 0:
+            raise ConfigError(f"shift must be 0 or more pixels, got {self.shift}")
+        for name in ("hflip", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is a probability, got {getattr(self, name)}")
+        if self.color_jitter < 0:
+            raise ConfigError(f"color_jitter must be 0 or more, got {self.color_jitter}")
+
+
+def image_transform(augment: Augment, preprocess: Preprocess) -> Callable[[Image.Image], Tensor]:
+    """timm's training transform: an RGB image becomes a float32 (3, H, W) tensor, varied by the global generators."""
+    from timm.data.transforms_factory import create_transform
+
+    try:
+        return create_transform(  # type: ignore[return-value]
+            input_size=(3, *preprocess.image_size),
+            is_training=True,
+            scale=augment.scale,
+            ratio=augment.ratio,
+            hflip=augment.hflip,
+            auto_augment=augment.auto_augment,
+            color_jitter=augment.color_jitter,
+            interpolation=augment.interpolation,
+            mean=preprocess.mean,
+            std=preprocess.std,
+            re_prob=augment.erase,
+            re_mode="pixel",
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ConfigError(
+            f"auto_augment {augment.auto_augment!r} is not a policy of timm; try rand-m9-mstd0.5-inc1, augmix-m3 or original"
+        ) from error
+
+
+def augment_image(
+    transform: Callable[[Image.Image], Tensor], image: Image.Image, seed: int, epoch: int, index: int
+) -> Tensor:
+    """Vary `image`, number `index` of its data set, as epoch `epoch` of a run with `seed` does."""
+    with seeded("image", seed, epoch, index):
+        return transform(image)
+
+
+def augment_arrays(pixels: np.ndarray, augment: Augment, generator: np.random.Generator) -> np.ndarray:
+    """Shift, flip and erase uint8 images (B, H, W) or (B, H, W, C); what moves in, and what is erased, is black."""
+    batch, height, width = pixels.shape[:3]
+    shift = augment.shift
+    dy, dx = generator.integers(0, 2 * shift + 1, (2, batch))
+    flipped = generator.random(batch) < augment.hflip
+    erased = _rectangles(batch, height, width, augment.erase, generator)
+
+    rows = np.arange(height) + dy[:, None]  # (B, H), into the padded image
+    columns = np.arange(width) + dx[:, None]  # (B, W)
+    columns = np.where(flipped[:, None], columns[:, ::-1], columns)
+    padding = [(0, 0), (shift, shift), (shift, shift)] + [(0, 0)] * (pixels.ndim - 3)
+    padded = np.pad(pixels, padding)
+    out = padded[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    out[erased] = 0
+    return out
+
+
+def _rectangles(batch: int, height: int, width: int, share: float, generator: np.random.Generator) -> np.ndarray:
+    """True inside a rectangle of a sixth to a half of each side, in a `share` of the images; else False. (B, H, W)"""
+    chosen = generator.random(batch) < share
+    extent = generator.uniform(1 / 6, 1 / 2, (2, batch))
+    corner = generator.random((2, batch)) * (1 - extent)
+
+    def inside(side: int, axis: int) -> np.ndarray:
+        position = (np.arange(side) + 0.5) / side
+        start = corner[axis][:, None]
+        return (position >= start) & (position < start + extent[axis][:, None])
+
+    return chosen[:, None, None] & inside(height, 0)[:, :, None] & inside(width, 1)[:, None, :]
