@@ -174,6 +174,12 @@ def test_unreadable_images_are_named_with_the_reason(tmp_path):
         open_image(tmp_path)
 
 
+def test_damaged_exif_does_not_cost_the_image(tmp_path):
+    for ending in ("jpg", "png", "webp"):
+        path = saved(Image.new("RGB", (4, 3), "white"), tmp_path / f"x.{ending}", exif=b"Exif\0\0garbage!")
+        assert open_image(path).getpixel((1, 1)) == (255, 255, 255)
+
+
 def test_a_decompression_bomb_is_refused(tmp_path):
     path = saved(Image.new("1", (20_000, 20_000)), tmp_path / "bomb.png")
     with pytest.raises(DataError, match="bomb.png cannot be read as an image: .*decompression bomb"):
