@@ -1,0 +1,1 @@
+"""Checkpoints: key maps, safe reading, atomic writing, run directories and training states."""
