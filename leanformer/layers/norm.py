@@ -89,7 +89,7 @@ class RepBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, (..., C)."""
         if self.bn.training:
-            return self.bn(x.flatten(0, -2)).view_as(x) + self.alpha * x
+            return torch.addcmul(self.bn(x.flatten(0, -2)).view_as(x), x, self.alpha)
         scale, shift = self.affine()
         return torch.addcmul(shift, x, scale)
 
@@ -125,7 +125,7 @@ class ProgressiveNorm(nn.Module):
             return self.rep(x)
         if self.warm:
             return self.start(x)
-        return self.progress * self.start(x) + (1 - self.progress) * self.rep(x)
+        return torch.lerp(self.rep(x), self.start(x), self.progress)
 
 
 class FrozenAffine(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from leanformer.config import register_config
@@ -93,4 +92,4 @@ def patch_grid(config: BackboneConfig, patch_size: int) -> Grid:
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Rates growing linearly from 0 to `rate` over `depth` blocks."""
-    return torch.linspace(0, rate, depth, dtype=torch.float64).tolist()
+    return [rate * index / max(depth - 1, 1) for index in range(depth)]

@@ -1,0 +1,56 @@
+"""FLatten: focused linear attention (https://arxiv.org/abs/2308.00442, ICCV 2023).
+
+The published code has no licence. Its evaluation squashes images to a square before the centre crop, and the reported accuracies
+come from that. The normaliser of the published code changed after the weights were released (a sum over keys became their mean);
+both forms have the same keys and differ by less than 1e-5 in the scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from leanformer.layers.attention import FocusedLinear
+from leanformer.models import Preprocess
+from leanformer.models.registry import register
+from leanformer.models.swin import SWIN_SOFTMAX, Swin, swin_base, swin_small, swin_tiny
+from leanformer.zoo.weights import Weights, publish
+
+PAGE = "https://github.com/LeapLabTHU/FLatten-Transformer"
+
+
+@register
+def flatten_swin_tiny() -> Swin:
+    """Swin-T, focused linear attention over the whole map in stages 1-2, softmax in windows after."""
+    return _flatten_swin(swin_tiny())
+
+
+@register
+def flatten_swin_small() -> Swin:
+    """Swin-S, focused linear attention over the whole map in stages 1-2, softmax in windows after."""
+    return _flatten_swin(swin_small())
+
+
+@register
+def flatten_swin_base() -> Swin:
+    """Swin-B, focused linear attention over the whole map in stages 1-2, softmax in windows after."""
+    return _flatten_swin(swin_base())
+
+
+@register
+def flatten_swin_base_384() -> Swin:
+    """Swin-B at 384 pixels with windows of 12 in stages 3-4."""
+    return replace(flatten_swin_base(), image_size=384, window_size=(None, None, 12, 12))
+
+
+def _flatten_swin(base: Swin) -> Swin:
+    linear = FocusedLinear()
+    return replace(base, attention=(linear, linear, SWIN_SOFTMAX, SWIN_SOFTMAX), window_size=(None, None, 7, 7))
+
+
+for _name, _preprocess, _reported in (
+    ("flatten_swin_tiny", Preprocess(fit="squash"), {"top1": 82.106, "top5": 95.900}),
+    ("flatten_swin_small", Preprocess(fit="squash"), {"top1": 83.5}),
+    ("flatten_swin_base", Preprocess(fit="squash"), {"top1": 83.8}),
+    ("flatten_swin_base_384", Preprocess(image_size=(384, 384), fit="squash", crop=1.0), {"top1": 85.0}),
+):
+    publish(f"{_name}.in1k", Weights(page=PAGE, preprocess=_preprocess, reported=_reported))

@@ -1,0 +1,59 @@
+"""Published weights into our models, strictly: every key accounted for, every parameter filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from leanformer.checkpoints.strict import load_strict
+from leanformer.errors import CheckpointError
+from leanformer.models import ImageClassifier
+from leanformer.models.backbone import BackboneConfig
+from leanformer.zoo.identify import Shapes, foreign_keys, looks_like, published_shapes
+from leanformer.zoo.weights import layout_of
+
+
+def load_published(
+    config: BackboneConfig, tensors: Mapping[str, Tensor], *, source: str, name: str | None = None
+) -> ImageClassifier:
+    """The model of `config` with weights under their published key names.
+
+    The number of classes follows the file, and so does the form of the norms (bare or progressive RepBN).
+
+    Raises:
+        CheckpointError: if the keys or shapes are not those of the model, naming the first foreign key and the model that the
+            checkpoint looks like.
+    """
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    layout = layout_of(config)
+    config = layout.adapt(config, shapes)
+    if "head.weight" in shapes:
+        config = replace(config, num_classes=shapes["head.weight"][0])
+    _check(config, shapes, source, name)
+    model = ImageClassifier(config, name)
+    load_strict(model, layout.key_map.to_ours(tensors), source=source, key_map_name=layout.key_map.name)
+    return model
+
+
+def _check(config: BackboneConfig, shapes: Shapes, source: str, name: str | None) -> None:
+    expected = published_shapes(config)
+    foreign = foreign_keys(config, shapes)
+    missing = [key for key in expected if key not in shapes]
+    unequal = [key for key in expected if key in shapes and shapes[key] != expected[key]]
+    if not foreign and not missing and not unequal:
+        return
+    asked = name or f"this {config.kind} config"
+    lines = [f"{source}: not a checkpoint of {asked}"]
+    if foreign:
+        lines.append(f"  {len(foreign)} keys are foreign, first: {foreign[0]} {shapes[foreign[0]]}")
+    if missing:
+        lines.append(f"  {len(missing)} keys are missing, first: {missing[0]} {expected[missing[0]]}")
+    if unequal:
+        key = unequal[0]
+        lines.append(f"  {len(unequal)} keys have another shape, first: {key} is {shapes[key]}, expected {expected[key]}")
+    guess = looks_like(shapes)
+    if guess is not None and guess != name:
+        lines.append(f"  this looks like a checkpoint of {guess}; try that name")
+    raise CheckpointError("\n".join(lines))
