@@ -1,0 +1,142 @@
+"""Every published model of SLAB, FLatten and DeiT that we hold reference outputs for gives those outputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import golden
+import numpy as np
+import pytest
+import torch
+
+import leanformer
+from leanformer.layers.attention import FocusedLinear, SimplifiedLinear
+from leanformer.layers.norm import RepBN
+from leanformer.models import find
+from leanformer.models.swin import SWIN_SOFTMAX, Swin
+from leanformer.zoo.weights import layout_of
+
+HERE = Path(__file__).parent
+SLAB, FLATTEN, SOFTMAX = SimplifiedLinear(), FocusedLinear(), SWIN_SOFTMAX
+slow = pytest.mark.slow
+
+
+def slab_swin(**changes) -> Swin:
+    return replace(find("slab_swin_tiny"), **changes)
+
+
+def flatten_swin_nano(**changes) -> Swin:
+    return Swin(dims=(24, 48, 96, 192), depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), **changes)
+
+
+MODELS = {
+    "slab/gain0.6/deit_t_prepbn": "deit_tiny_prepbn",
+    "slab/gain0.6/deit_s_prepbn": "deit_small_prepbn",
+    "slab/gain0.6/slab_deit_t": "slab_deit_tiny",
+    "slab/gain0.6/slab_deit_s": "slab_deit_small",
+    "slab/slab_deit_t": "slab_deit_tiny",
+    "slab/slab_deit_s": "slab_deit_small",
+    "slab/gain0.6/slab_swin_t": "slab_swin_tiny",
+    "slab/gain0.6/slab_swin_s": "slab_swin_small",
+    "slab/gain0.6/swin_t_prepbn": "swin_tiny_prepbn",
+    "slab/gain0.6/swin_t_prepbn_linearnorm": "swin_tiny_prepbn",
+    "slab/gain0.6/slab_swin_t_LLLL": slab_swin(attention=SLAB, window_size=None, absolute_position=True),
+    "slab/slab_swin_t_LLLL": slab_swin(attention=SLAB, window_size=None, absolute_position=True),
+    "slab/gain0.6/slab_swin_t_LLMS3": slab_swin(
+        attention=(SLAB, SLAB, (SLAB,) * 3 + (SOFTMAX,) * 3, SOFTMAX),
+        window_size=(None, None, (None,) * 3 + (7,) * 3, 7),
+    ),
+    "slab/gain0.6/slab_swin_t_w7": slab_swin(window_size=7, unmasked_shift=True),
+    "flatten/flatten_swin_t": "flatten_swin_tiny",
+    "flatten/flatten_swin_b": "flatten_swin_base",
+    "flatten/flatten_swin_b_384": "flatten_swin_base_384",
+    "flatten/option_swin_LMSS1": flatten_swin_nano(
+        attention=(FLATTEN, (FLATTEN, SOFTMAX), SOFTMAX, SOFTMAX), window_size=(None, (None, 7), 7, 7)
+    ),
+    "flatten/option_swin_win14_ape": flatten_swin_nano(
+        attention=(FLATTEN, FLATTEN, SOFTMAX, SOFTMAX),
+        window_size=(14, 14, 7, 7),
+        unmasked_shift=True,
+        absolute_position=True,
+    ),
+    "attention_removal/deit_tiny_patch16_224": "deit_tiny",
+    "attention_removal/deit_small_patch16_224": "deit_small",
+    "attention_removal/deit_base_patch16_224": "deit_base",
+}
+QUICK = {
+    "slab/gain0.6/deit_t_prepbn",
+    "slab/gain0.6/slab_deit_t",
+    "slab/gain0.6/slab_swin_t",
+    "slab/gain0.6/swin_t_prepbn",
+    "slab/gain0.6/swin_t_prepbn_linearnorm",
+    "slab/gain0.6/slab_swin_t_LLMS3",
+    "slab/gain0.6/slab_swin_t_w7",
+    "flatten/flatten_swin_t",
+    "flatten/option_swin_LMSS1",
+    "flatten/option_swin_win14_ape",
+    "attention_removal/deit_tiny_patch16_224",
+}
+PARAMS = [pytest.param(path, id=path, marks=() if path in QUICK else slow) for path in MODELS]
+
+
+def published_weights(meta) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(value) for key, value in golden.state_dict(meta).items()}
+
+
+@pytest.mark.parametrize("path", PARAMS)
+def test_published_weights_give_the_published_outputs_and_gradients(path: str) -> None:
+    meta, expected = golden.load(HERE / f"{path}.npz")
+    model = leanformer.load(MODELS[path], weights=published_weights(meta))
+    assert sum(p.numel() for p in model.parameters()) == meta["num_params"]
+
+    output = model(torch.from_numpy(golden.example_input(meta["input_shape"])))
+    scale = np.abs(expected["output"]).max()
+    np.testing.assert_allclose(output.detach().numpy() / scale, expected["output"] / scale, rtol=0, atol=1e-5)
+
+    output.square().mean().backward()
+    key_map = layout_of(model.config).key_map
+    grads = key_map.to_published({k: p.grad for k, p in model.named_parameters() if p.grad is not None})
+    norms = [grads[key].norm().item() if key in grads else float("nan") for key in meta["params"]]
+    np.testing.assert_allclose(norms, expected["grad_norms"], rtol=1e-3, atol=1e-8 * np.nanmax(expected["grad_norms"]))
+
+
+@pytest.mark.parametrize("path", [p for p in MODELS if p in QUICK])
+def test_weights_go_back_under_their_published_names_unchanged(path: str) -> None:
+    meta, _ = golden.load(HERE / f"{path}.npz")
+    weights = published_weights(meta)
+    model = leanformer.load(MODELS[path], weights=weights)
+    back = layout_of(model.config).key_map.to_published(model.state_dict())
+    assert set(weights) <= set(back)
+    assert all(torch.equal(back[key], value) for key, value in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "num_params"),
+    [("slab_swin_base", 89_029_373), ("flatten_swin_small", 50_510_288), ("slab_swin_tiny", 29_216_605)],
+)
+def test_variants_without_a_golden_file_have_the_published_number_of_parameters(name: str, num_params: int) -> None:
+    with torch.device("meta"):
+        model = leanformer.build(name)
+    assert sum(p.numel() for p in model.parameters()) == num_params
+
+
+def test_a_bare_file_builds_bare_norms_and_a_progressive_file_finished_progressive_ones() -> None:
+    bare, _ = golden.load(HERE / "slab/gain0.6/swin_t_prepbn.npz")
+    progressive, _ = golden.load(HERE / "slab/gain0.6/swin_t_prepbn_linearnorm.npz")
+    assert isinstance(leanformer.load("swin_tiny_prepbn", weights=published_weights(bare)).config.norms.block, RepBN)
+    model = leanformer.load("swin_tiny_prepbn", weights=published_weights(progressive))
+    assert model.head.norm.progress.item() == 0.0
+    report = leanformer.apply(model, leanformer.FoldNorms())[0]
+    assert len(report.details["folded"]) == 29
+
+
+def test_a_wrapped_file_loads_like_its_tensors(tmp_path: Path) -> None:
+    meta, _ = golden.load(HERE / "flatten/option_swin_LMSS1.npz")
+    weights = published_weights(meta)
+    torch.save({"model": weights, "epoch": 300, "max_accuracy": 82.1}, tmp_path / "wrapped.pth")
+    x = torch.from_numpy(golden.example_input((1, 3, 224, 224)))
+    config = MODELS["flatten/option_swin_LMSS1"]
+    with torch.inference_mode():
+        expected = leanformer.load(config, weights=weights)(x)
+        assert torch.equal(leanformer.load(config, weights=tmp_path / "wrapped.pth")(x), expected)
