@@ -1,0 +1,179 @@
+"""Training states survive kills, full disks and damage: the newest whole one is loaded."""
+
+import errno
+import json
+import logging
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from leanformer.checkpoints import files
+from leanformer.checkpoints.store import CheckpointStore
+from leanformer.errors import CheckpointError
+
+META = {"seed": 3, "metrics": {"top1": 81.25, "best": None}, "names": ["é", "b"]}
+
+
+def state(step: int) -> dict[str, torch.Tensor]:
+    return {"model.weight": torch.full((3, 5), float(step)), "optimizer.step": torch.tensor(step)}
+
+
+def filled(directory, *steps: int, keep: int = 2) -> CheckpointStore:
+    store = CheckpointStore(directory, keep=keep)
+    for step in steps:
+        store.save(step, state(step), META)
+    return store
+
+
+def assert_holds(store: CheckpointStore, step: int) -> None:
+    loaded = store.load_latest()
+    assert loaded is not None
+    found_step, tensors, meta = loaded
+    assert (found_step, meta) == (step, META)
+    assert tensors.keys() == state(step).keys()
+    for name, tensor in state(step).items():
+        assert tensors[name].dtype == tensor.dtype
+        assert torch.equal(tensors[name], tensor)
+
+
+def test_the_last_state_comes_back_as_it_was(tmp_path):
+    assert_holds(filled(tmp_path / "new" / "checkpoints", 1, 20, 123), 123)
+
+
+def test_there_is_nothing_to_load_at_first(tmp_path):
+    assert CheckpointStore(tmp_path).load_latest() is None
+    assert CheckpointStore(tmp_path / "nowhere").load_latest() is None
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_only_the_last_states_are_kept(tmp_path, keep):
+    filled(tmp_path, 1, 2, 3, 4, keep=keep)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"latest.json", *(f"step_{step:08d}.safetensors" for step in range(5 - keep, 5))}
+
+
+def test_the_list_names_the_latest_and_those_before_it(tmp_path):
+    filled(tmp_path, 1, 2)
+    record = json.loads((tmp_path / "latest.json").read_text())
+    assert (record["file"], record["step"]) == ("step_00000002.safetensors", 2)
+    assert record["sha256"] == files.sha256(tmp_path / record["file"])
+    assert [entry["step"] for entry in record["previous"]] == [1]
+
+
+def test_a_loaded_state_does_not_depend_on_its_file(tmp_path):
+    store = filled(tmp_path, 1)
+    loaded = store.load_latest()
+    (tmp_path / "step_00000001.safetensors").write_bytes(bytes(10_000))
+    assert loaded is not None and torch.equal(loaded[1]["model.weight"], state(1)["model.weight"])
+
+
+def damage_by_truncation(path):
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def damage_by_one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def damage_by_removal(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_by_truncation, damage_by_one_bit, damage_by_removal])
+def test_a_damaged_state_is_named_and_the_one_before_it_used(tmp_path, caplog, damage):
+    store = filled(tmp_path, 5, 6, 7)
+    damage(tmp_path / "step_00000007.safetensors")
+    with caplog.at_level(logging.WARNING):
+        assert_holds(store, 6)
+    assert "step_00000007.safetensors" in caplog.text
+
+
+def test_if_no_state_is_whole_all_are_named(tmp_path):
+    store = filled(tmp_path, 6, 7)
+    damage_by_removal(tmp_path / "step_00000006.safetensors")
+    damage_by_one_bit(tmp_path / "step_00000007.safetensors")
+    with pytest.raises(CheckpointError, match=r"(?s)7\.safetensors is damaged: its SHA-256.*6\.safetensors is missing"):
+        store.load_latest()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"file": "step_', b"[]", b'{"file": 3}'])
+def test_a_damaged_list_is_named_and_the_folder_read_instead(tmp_path, caplog, content):
+    store = filled(tmp_path, 6, 7)
+    (tmp_path / "latest.json").write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert_holds(store, 7)
+    assert "latest.json is damaged" in caplog.text
+    damage_by_truncation(tmp_path / "step_00000007.safetensors")
+    assert_holds(store, 6)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("failing_call", [0, 1])
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["full", "kill"])
+def test_a_failure_before_either_rename_loses_no_state(tmp_path, monkeypatch, keep, failing_call, failure):
+    store = filled(tmp_path, 6, 7, keep=keep)
+    calls = iter(range(9))
+    replace = os.replace
+
+    def sometimes(source, target):
+        if next(calls) == failing_call:
+            raise failure
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", sometimes)
+    with pytest.raises((CheckpointError, KeyboardInterrupt)):
+        store.save(8, state(8), META)
+    monkeypatch.undo()
+    assert_holds(store, 7)
+    store.save(8, state(8), META)
+    assert_holds(store, 8)
+
+
+def test_a_kill_before_pruning_leaves_the_new_state(tmp_path, monkeypatch):
+    store = filled(tmp_path, 6, 7)
+
+    def kill(_keep):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "_prune", kill)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(8, state(8), META)
+    assert_holds(CheckpointStore(tmp_path), 8)
+    filled(tmp_path, 9)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_a_kill_in_the_very_first_save_leaves_a_state_or_none(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path)
+    monkeypatch.setattr(files, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.save(1, state(1), META)
+    monkeypatch.undo()
+    assert_holds(store, 1)
+
+
+def test_leftovers_of_killed_writes_are_removed_and_other_files_are_not(tmp_path):
+    (tmp_path / ".step_00000001.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("mine")
+    filled(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "latest.json", "step_00000002.safetensors"}
+
+
+def test_going_back_forgets_the_states_after_it(tmp_path):
+    store = filled(tmp_path, 10, 20)
+    store.save(15, state(15), META)
+    assert_holds(store, 15)
+    damage_by_removal(tmp_path / "step_00000015.safetensors")
+    assert_holds(store, 10)
+
+
+def test_equal_states_are_equal_bytes(tmp_path):
+    filled(tmp_path / "a", 3)
+    filled(tmp_path / "b", 3)
+    name = "step_00000003.safetensors"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert load_file(tmp_path / "a" / name).keys() == state(3).keys()
