@@ -106,19 +106,21 @@ class EvalBatches:
         return self._num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches; one without a readable image is left out, and what it skipped is reported with the next.
+        """The batches; one without a readable image is left out, and a neighbor reports what it skipped.
 
         Raises:
             DataError: if no image of the data set can be read.
         """
-        skipped, empty = (), True
+        held, skipped = None, ()
         for batch in self._reader.read(self._source, [(0, step) for step in range(len(self))]):
             skipped += batch.skipped
             if len(batch.indices):
-                yield replace(batch, skipped=skipped)
-                skipped, empty = (), False
-        if empty:
+                if held is not None:
+                    yield held
+                held, skipped = replace(batch, skipped=skipped), ()
+        if held is None:
             raise self._reader.nothing_readable()
+        yield replace(held, skipped=held.skipped + skipped)
 
 
 class _TrainSource(Dataset[Batch]):
