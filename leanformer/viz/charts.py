@@ -1,0 +1,183 @@
+"""Charts as PNG bytes, drawn so that they can be read at the width of a phone and without telling colors apart.
+
+Every series has its own line style and marker besides its color (the palette of Okabe and Ito), and every bar its number.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLES = (("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", ":", "D"))
+BAR = "#56B4E9"
+WIDTH = 5.6
+"""Inches; with 100 dots per inch the letters stay readable when a page shows the picture 350 pixels wide."""
+DPI = 160
+FONT_SIZE = 11
+OTHER_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Malgun Gothic",
+)
+"""Fonts for labels that DejaVu Sans cannot write, used where they are installed."""
+COUNTED_CLASSES = 20
+"""Up to this many classes a confusion matrix shows its counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One line of a chart."""
+
+    label: str
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One bar: a value, and the ends of its spread where it was measured more than once."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def curves_of(rows: Sequence[Mapping[str, Any]], keys: Mapping[str, str], *, x: str = "step") -> tuple[Curve, ...]:
+    """The curves of some keys (key: label) in the rows of a `metrics.jsonl`; a key that never occurs has none."""
+    curves = []
+    for key, label in keys.items():
+        points = [(float(row[x]), float(row[key])) for row in rows if x in row and row.get(key) is not None]
+        points = [point for point in points if math.isfinite(point[1])]
+        if points:
+            steps, values = zip(*points, strict=True)
+            curves.append(Curve(label=label, steps=steps, values=values))
+    return tuple(curves)
+
+
+def line_chart(curves: Sequence[Curve], *, title: str, unit: str = "", x_label: str = "step") -> bytes:
+    """A chart of curves over training, with a legend where there is more than one."""
+    with _figure(WIDTH, 3.3) as (figure, axes):
+        for index, curve in enumerate(curves):
+            color, line, marker = STYLES[index % len(STYLES)]
+            shown = marker if len(curve.steps) <= 40 else None
+            axes.plot(
+                curve.steps, curve.values, color=color, linestyle=line, marker=shown, markersize=4, label=curve.label
+            )
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(unit)
+        axes.grid(color="#dddddd", linewidth=0.7)
+        axes.margins(x=0.02)
+        if len(curves) > 1:
+            axes.legend(axes.lines, [_shorten(curve.label, 24) for curve in curves], frameon=False)
+        return _png(figure)
+
+
+def bar_chart(bars: Sequence[Bar], *, title: str, number: str, unit: str = "") -> bytes:
+    """Horizontal bars from zero, each with its value in the format `number`, and whiskers for the spread."""
+    with _figure(WIDTH, 1.1 + 0.5 * len(bars)) as (figure, axes):
+        longest = max(bar.value if bar.high is None else max(bar.value, bar.high) for bar in bars)
+        for row, bar in enumerate(bars):
+            axes.barh(row, bar.value, color=BAR, edgecolor="#333333", linewidth=0.6, height=0.62)
+            if bar.low is not None and bar.high is not None:
+                axes.plot([bar.low, bar.high], [row, row], color="black", linewidth=1.4, marker="|", markersize=9)
+            end = bar.value if bar.high is None else max(bar.value, bar.high)
+            axes.text(end + 0.015 * longest, row, format(bar.value, number), va="center")
+        axes.set_yticks(range(len(bars)), [_shorten(bar.label, 24) for bar in bars])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.17 * longest or 1.0)
+        axes.set_title(title, loc="left", fontweight="bold", x=0)
+        axes.set_xlabel(unit)
+        axes.tick_params(axis="y", length=0)
+        return _png(figure)
+
+
+def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
+    """Rows are true classes, columns predicted ones; shades are shares of the row, and few classes also show counts."""
+    from matplotlib.colors import PowerNorm
+
+    count = len(classes)
+    shares = [[value / max(1, sum(row)) for value in row] for row in confusion]
+    counted = count <= COUNTED_CLASSES
+    width = confusion_width(count)
+    with _figure(width, width - (0.4 if counted else 1.2)) as (figure, axes):
+        image = axes.imshow(
+            shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0.0, vmax=1.0)
+        )  # few mistakes are visible too
+        places = range(0, count, 1 if counted else math.ceil(count / 40))
+        names = [_shorten(classes[place], 16) for place in places]
+        size = FONT_SIZE - 1 if counted else 8
+        axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+        axes.set_yticks(places, names, fontsize=size)
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
+        axes.tick_params(length=0)
+        if counted:
+            _write_counts(axes, confusion, shares)
+        else:
+            figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class", ticks=[0, 0.1, 0.25, 0.5, 1])
+        return _png(figure)
+
+
+def confusion_width(num_classes: int) -> float:
+    """Width of a confusion matrix in inches."""
+    return 1.0 + max(4.6, 0.46 * num_classes) if num_classes <= COUNTED_CLASSES else 8.5
+
+
+def _write_counts(axes: Axes, confusion: Sequence[Sequence[int]], shares: Sequence[Sequence[float]]) -> None:
+    digits = max(len(str(value)) for row in confusion for value in row)
+    size = min(FONT_SIZE - 1, 38 / digits)
+    for row, values in enumerate(confusion):
+        for column, value in enumerate(values):
+            color = "white" if shares[row][column] > 0.35 else "black" if value else "#999999"
+            axes.text(column, row, str(value), ha="center", va="center", fontsize=size, color=color)
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    style: dict[Any, Any] = {
+        "font.size": FONT_SIZE,
+        "font.family": ["DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in installed)],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.parse_math": False,
+    }
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box; tables have the name
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _shorten(text: str, length: int) -> str:
+    """Leave out the middle: the ends of names tell them apart."""
+    if len(text) <= length:
+        return text
+    tail = (length - 1) // 2
+    return f"{text[: length - 1 - tail]}…{text[-tail:]}"
