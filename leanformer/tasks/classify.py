@@ -1,0 +1,126 @@
+"""Image classification: cross entropy, top-k accuracy, and what a report needs of every single image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leanformer.data.loading import Batch
+from leanformer.errors import ConfigError
+
+TOP_K = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """How a model did on a data set. Sums run over images, so batch sizes do not matter."""
+
+    top1: float
+    """Share of the images whose most probable class is right."""
+    top5: float
+    """Share of the images whose class is among the five most probable (or among all, if there are fewer)."""
+    loss: float
+    """Mean cross entropy over the images, without label smoothing."""
+    count: int
+    num_classes: int
+    indices: Tensor
+    """int64 (count,), the images' numbers in the data set; the next three belong to the same images."""
+    labels: Tensor
+    predictions: Tensor
+    """int64 (count,), the most probable class of each image."""
+    probabilities: Tensor
+    """float32 (count,), how probable the prediction is to the model."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Name and error of images that could not be read and count for nothing."""
+
+    def confusion(self) -> Tensor:
+        """int64 (num_classes, num_classes): how often the row's class was taken for the column's."""
+        pairs = self.labels * self.num_classes + self.predictions
+        counts = torch.bincount(pairs, minlength=self.num_classes**2)
+        return counts.view(self.num_classes, self.num_classes)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures alone, for a log or a JSON file."""
+        return {"top1": self.top1, "top5": self.top5, "loss": self.loss, "count": self.count}
+
+
+def format_line(metrics: Metrics) -> str:
+    """One line for people, accuracies in percent."""
+    return f"* Acc@1 {100 * metrics.top1:.3f} Acc@5 {100 * metrics.top5:.3f} loss {metrics.loss:.3f}"
+
+
+class Classification:
+    """One label for each image.
+
+    Args:
+        label_smoothing: share of the target that is spread evenly over all classes while training.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the training loss, to be added up."""
+        scores = model(batch.images).float()
+        return {"loss": F.cross_entropy(scores, batch.labels, label_smoothing=self.label_smoothing)}
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Metrics:
+        """Measure the model in eval mode, on its own device; its mode is restored afterwards."""
+        device = next(model.parameters()).device
+        was_training = model.training
+        model.eval()
+        tally = _Tally()
+        try:
+            for batch in batches:
+                scores = model(batch.images.to(device, non_blocking=True)).float().cpu()
+                tally.add(scores, batch)
+        finally:
+            model.train(was_training)
+        return tally.metrics()
+
+
+class _Tally:
+    """Sums over the batches seen so far."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.num_right_in_k = 0
+        self.num_classes = 0
+        self.columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.skipped: list[tuple[str, str]] = []
+
+    def add(self, scores: Tensor, batch: Batch) -> None:
+        """Count a batch of scores, (B, num_classes)."""
+        self.num_classes = scores.shape[1]
+        self.loss += F.cross_entropy(scores.double(), batch.labels, reduction="sum").item()
+        best = scores.topk(min(TOP_K, self.num_classes), dim=1).indices
+        self.num_right_in_k += int((best == batch.labels[:, None]).sum())
+        probabilities, predictions = scores.softmax(dim=1).max(dim=1)
+        self.columns.append((batch.indices, batch.labels, predictions, probabilities))
+        self.skipped.extend(batch.skipped)
+
+    def metrics(self) -> Metrics:
+        """The figures of everything counted."""
+        assert self.columns, "there was no batch to evaluate"
+        indices, labels, predictions, probabilities = (torch.cat(column) for column in zip(*self.columns, strict=True))
+        count = len(labels)
+        return Metrics(
+            top1=int((predictions == labels).sum()) / count,
+            top5=self.num_right_in_k / count,
+            loss=self.loss / count,
+            count=count,
+            num_classes=self.num_classes,
+            indices=indices,
+            labels=labels,
+            predictions=predictions,
+            probabilities=probabilities,
+            skipped=tuple(self.skipped),
+        )
