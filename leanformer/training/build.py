@@ -1,0 +1,73 @@
+"""The model that a run trains: built for the classes of its data, and filled with the weights it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from leanformer import edits
+from leanformer.checkpoints import files, runs
+from leanformer.checkpoints.resize import fit_positions
+from leanformer.checkpoints.strict import load_strict
+from leanformer.config import replace_at
+from leanformer.errors import ConfigError
+from leanformer.models import ImageClassifier, Preprocess, find
+from leanformer.training.config import ModelSpec
+from leanformer.zoo.load import load_published
+from leanformer.zoo.weights import published
+
+CLASSIFIER = "head.linear."
+
+
+def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preprocess | None = None) -> ImageClassifier:
+    """The model of `spec` for the given classes, its edits applied.
+
+    Args:
+        preprocess: how its images are prepared, whatever the image size in it; None: as for the weights it starts from.
+
+    Raises:
+        ConfigError: for an unknown name or field, or a value that the backbone cannot take.
+        CheckpointError: if the weights do not fit, key by key.
+    """
+    config = spec.config if spec.name is None else find(spec.name)
+    assert config is not None
+    for field, value in spec.overrides:
+        if field == "num_classes":
+            raise ConfigError(
+                f"num_classes comes from the data, which has {len(classes)}; leave it out of the overrides"
+            )
+        config = replace_at(config, field, value)
+    model = ImageClassifier(replace(config, num_classes=len(classes)), spec.name)
+    model.set_classes(classes)
+    if spec.weights is not None:
+        source = _source(spec, model)
+        load_strict(model, fit_positions(_wanted(source, model), model), source=spec.weights)
+        preprocess = preprocess or source.preprocess
+    if preprocess is not None:
+        model.preprocess = replace(preprocess, image_size=model.config.image_grid)
+    edits.apply(model, *spec.edits)
+    return model
+
+
+def _source(spec: ModelSpec, model: ImageClassifier) -> ImageClassifier:
+    """The finished model in the run directory or published file that `spec.weights` names."""
+    assert spec.weights is not None
+    if Path(spec.weights).is_dir():
+        return runs.load(spec.weights)
+    source = load_published(model.config, files.read_weights(spec.weights), source=spec.weights, name=spec.name)
+    record = published(spec.name) if spec.name else None
+    if record is not None:
+        source.preprocess = record.preprocess
+    return source
+
+
+def _wanted(source: ImageClassifier, model: ImageClassifier) -> dict[str, Tensor]:
+    """The source's tensors; where it tells other classes apart, the model's own classifier instead."""
+    tensors = dict(source.state_dict())
+    same = source.config.num_classes == model.config.num_classes and source.classes in (None, model.classes)
+    if not same:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(CLASSIFIER)}
+        tensors |= {name: value for name, value in model.state_dict().items() if name.startswith(CLASSIFIER)}
+    return tensors

@@ -1,0 +1,217 @@
+"""What happens around the steps of the loop: values that follow schedules, the averaged weights, the log, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+import torch
+from torch import nn
+
+from leanformer.checkpoints import files
+from leanformer.errors import ConfigError, TrainingError, suggestion
+from leanformer.training.optimizers import scale_groups
+
+if TYPE_CHECKING:
+    from leanformer.tasks import Metrics
+    from leanformer.training.config import Scheduled
+    from leanformer.training.state import Run
+
+log = logging.getLogger(__name__)
+
+OF_OPTIMIZER = ("lr", "weight_decay")
+OPTIONAL = ("drop_path",)
+"""Modules that follow these do well without."""
+
+
+class Callback:
+    """Base with empty bodies. Steps are optimizer steps, counted from 0."""
+
+    def on_start(self, run: Run) -> None:
+        """Before the first step, of a resumed run too."""
+
+    def on_step(self, run: Run, step: int) -> None:
+        """Before the forward pass of step `step`."""
+
+    def after_step(self, run: Run, step: int) -> None:
+        """After the weights were updated by step `step`; `run.last` says how it went."""
+
+    def on_epoch(self, run: Run, epoch: int) -> None:
+        """After epoch `epoch` (counted from 0) and its evaluation."""
+
+    def on_end(self, run: Run) -> None:
+        """When the loop is left, whatever the reason."""
+
+
+class SetScheduled(Callback):
+    """Writes the value of a schedule where it belongs, before each step."""
+
+    def __init__(self, scheduled: Scheduled) -> None:
+        self.what = scheduled.what
+        self.schedule = scheduled.schedule
+        self.modules: list[nn.Module] = []
+
+    def on_start(self, run: Run) -> None:
+        """Collect the modules that take the value."""
+        self.modules = scheduled_modules(run.model).get(self.what, [])
+
+    def on_step(self, run: Run, step: int) -> None:
+        """Write the value of `step`."""
+        value = self.schedule(step, run.total_steps)
+        run.values[self.what] = value
+        if self.what in OF_OPTIMIZER:
+            scale_groups(run.optimizer, self.what, value)
+        for module in self.modules:
+            module.set_scheduled(value)  # type: ignore[operator]
+
+
+def scheduled_modules(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """The modules that declare themselves `scheduled`, by what they declare."""
+    found: dict[str, list[nn.Module]] = {}
+    for module in model.modules():
+        what = getattr(module, "scheduled", None)
+        if isinstance(what, str):
+            found.setdefault(what, []).append(module)
+    return found
+
+
+def check_schedules(model: nn.Module, schedules: Sequence[Scheduled]) -> None:
+    """Every schedule must drive something, and everything that is scheduled must be driven.
+
+    Raises:
+        ConfigError: naming what is not, and what the model has.
+    """
+    takers = scheduled_modules(model)
+    names = [*OF_OPTIMIZER, *takers]
+    driven = [scheduled.what for scheduled in schedules]
+    for what in driven:
+        if what not in names:
+            raise ConfigError(
+                f"nothing in the model follows the schedule {what!r}{suggestion(what, names)}; it has {', '.join(names)}"
+            )
+    for what, modules in takers.items():
+        if what not in driven and what not in OPTIONAL:
+            raise ConfigError(
+                f"{len(modules)} modules of the model follow {what!r}, but no schedule drives it; add "
+                f"Scheduled(what={what!r}, schedule=...) to schedules"
+            )
+
+
+class Ema(Callback):
+    """Moves the averaged copy of the model (`run.ema`) towards it: floating-point parameters and buffers are averaged, the
+    rest is copied. The first step copies everything."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    @torch.no_grad()
+    def after_step(self, run: Run, step: int) -> None:
+        """Update the copy."""
+        assert run.ema is not None
+        mine, theirs = run.ema.state_dict().values(), run.model.state_dict().values()
+        pairs = list(zip(mine, theirs, strict=True))
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        share = 1.0 if step == 0 else 1.0 - self.decay
+        torch._foreach_lerp_([ours for ours, _ in averaged], [value for _, value in averaged], share)
+        for ours, value in pairs:
+            if not ours.is_floating_point():
+                ours.copy_(value)
+
+
+class Logger(Callback):
+    """Writes `metrics.jsonl`: a line for every `log_every` steps, every epoch and the end.
+
+    `step` in it counts the steps done. A resumed run first drops the lines of steps that it will do again.
+    """
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+        self._clock = 0.0
+        self._images = 0
+
+    def on_start(self, run: Run) -> None:
+        """Open the file behind the last line that still holds."""
+        path = run.out / "metrics.jsonl"
+        if path.exists():
+            files.write_text(path, "".join(f"{line}\n" for line in _lines_up_to(path.read_text("utf-8"), run.step)))
+        self._file = path.open("a", encoding="utf-8")
+        self._clock = time.perf_counter()
+
+    def after_step(self, run: Run, step: int) -> None:
+        """Write a line at the end of each interval."""
+        self._images += run.last.num_images
+        if (step + 1) % run.config.log_every:
+            return
+        now = time.perf_counter()
+        rate = self._images / max(now - self._clock, 1e-9)
+        self._clock, self._images = now, 0
+        line = {"event": "step", "step": step + 1, "epoch": (step + 1) / run.steps_per_epoch}
+        line |= {"loss": run.interval_loss.take(), "lr": run.optimizer.param_groups[0]["lr"]}
+        line |= {what: value for what, value in run.values.items() if what not in OF_OPTIMIZER}
+        if run.last.gradient_norm is not None:
+            line["gradient_norm"] = run.last.gradient_norm
+        self.write(line | {"images_per_second": round(rate, 1)})
+
+    def on_epoch(self, run: Run, epoch: int) -> None:
+        """Write the epoch's line."""
+        line: dict[str, Any] = {"event": "epoch", "step": run.step, "epoch": epoch + 1}
+        line |= {"train_loss": run.last_epoch_loss, "seconds": round(run.seconds, 1)}
+        if run.evaluation is not None:
+            line |= _figures(run.evaluation)
+        if run.ema_evaluation is not None:
+            line |= _figures(run.ema_evaluation, "ema_")
+        self.write(line)
+        self._clock, self._images = time.perf_counter(), 0
+
+    def on_end(self, run: Run) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line, so that it is in the file when this returns."""
+        assert self._file is not None
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(
+                f"{self._file.name} cannot be written: {error.strerror}; make room and resume the run"
+            ) from error
+
+
+def _figures(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
+    return {f"{prefix}{name}": value for name, value in metrics.summary().items() if name != "count"}
+
+
+def _lines_up_to(text: str, step: int) -> list[str]:
+    """The whole lines of the steps and epochs that a run resumed at `step` will not do again."""
+    kept = []
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break  # the last line, cut while it was written
+        if record["step"] <= step and record["event"] != "final":
+            kept.append(line)
+    return kept
+
+
+class Checkpointer(Callback):
+    """Saves a checkpoint after every epoch, and every `every_steps` steps within it."""
+
+    def __init__(self, every_steps: int | None) -> None:
+        self.every_steps = every_steps
+
+    def after_step(self, run: Run, step: int) -> None:
+        """Save if the interval is over; the end of an epoch is saved after its evaluation."""
+        done = step + 1
+        if self.every_steps and done % self.every_steps == 0 and done % run.steps_per_epoch:
+            run.save_checkpoint()
+
+    def on_epoch(self, run: Run, epoch: int) -> None:
+        """Save the end of the epoch."""
+        run.save_checkpoint()

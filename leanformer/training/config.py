@@ -1,0 +1,123 @@
+"""A whole training run as one value, which `config.json` in the run's directory holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from leanformer.config import register_config
+from leanformer.data.augment import Augment
+from leanformer.edits import Edit
+from leanformer.errors import ConfigError
+from leanformer.models import BackboneConfig, Preprocess
+from leanformer.training.finish import Finish
+from leanformer.training.optimizers import AdamW, OptimizerConfig
+from leanformer.training.schedules import Cosine, Schedule, WarmUp
+
+
+@register_config("model_spec")
+class ModelSpec:
+    """The model to train: a registered `name` or a `config`; the number of classes comes from the data."""
+
+    name: str | None = None
+    config: BackboneConfig | None = None
+    overrides: tuple[tuple[str, Any], ...] = ()
+    """(field, value) pairs that replace fields of the config, such as `("image_size", 64)`."""
+    weights: str | None = None
+    """A run directory or a published file to start from; a classifier for other classes starts afresh."""
+    edits: tuple[Edit, ...] = ()
+    """Edits before training."""
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (self.config is None):
+            raise ConfigError(f"a model is given by its name or by a config, got {self.name!r} and {self.config!r}")
+
+
+@register_config("scheduled")
+class Scheduled:
+    """Something whose value follows a schedule: what modules declare as `scheduled`, or `lr` or `weight_decay`.
+
+    Modules get the value itself; the learning rate and the weight decay of each group are multiplied by it.
+    """
+
+    what: str
+    schedule: Schedule
+
+
+@register_config("train")
+class TrainConfig:
+    """Everything that decides how a run turns out, and a few things that do not (see `NOT_DECISIVE`)."""
+
+    model: ModelSpec
+    data: str = "garments"
+    """A data set's name or a folder of images."""
+    out: Path
+    """The run's directory."""
+    augment: Augment | None = Augment()
+    preprocess: Preprocess | None = None
+    """How images are prepared; its image size follows the model. None: as the model's weights want it."""
+    optimizer: OptimizerConfig = AdamW()
+    lr: Schedule = WarmUp(schedule=Cosine(), fraction=0.05)
+    """Multiplies the optimizer's learning rate."""
+    epochs: int = 300
+    batch_size: int = 128
+    """Images in one optimizer step."""
+    accumulate: int = 1
+    """Parts in which a batch passes through the model, to save memory."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    clip: float | None = None
+    """Largest norm of the gradient."""
+    ema: float | None = None
+    """Decay of the averaged copy of the weights; with it, the copy is the result of the run."""
+    label_smoothing: float = 0.0
+    schedules: tuple[Scheduled, ...] = ()
+    finish: tuple[Finish | Edit, ...] = ()
+    """What is done to the trained model before it is evaluated for the last time and saved."""
+    seed: int = 0
+    workers: int = 0
+    """Processes that read images."""
+    evaluate_every: int = 1
+    """Epochs between evaluations; 0 evaluates the finished model alone."""
+    checkpoint_every_steps: int | None = None
+    """Optimizer steps between checkpoints, besides the one after each epoch."""
+    log_every: int = 10
+    """Optimizer steps between lines of `metrics.jsonl`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("evaluate_every", "workers", "seed"):
+            _check(self, name, getattr(self, name) >= 0, "0 or more")
+        every = self.checkpoint_every_steps
+        _check(self, "checkpoint_every_steps", every is None or every >= 1, "at least 1, or None")
+        _check(self, "accumulate", self.accumulate <= self.batch_size, f"at most batch_size, {self.batch_size}")
+        _check(self, "clip", self.clip is None or self.clip > 0, "positive, or None")
+        _check(self, "ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1, or None")
+        names = [scheduled.what for scheduled in self.schedules] + ["lr"]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            where = " (the field lr is one of them)" if "lr" in twice else ""
+            raise ConfigError(f"two schedules drive {', '.join(twice)}{where}; keep one")
+
+
+NOT_DECISIVE = frozenset({"out", "workers", "checkpoint_every_steps", "device"})
+"""Fields that a resumed run may change."""
+
+
+def _check(config: TrainConfig, name: str, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise ConfigError(f"{name} must be {wanted}, got {getattr(config, name)}")
+
+
+def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """One line for every decisive field in which two configs in their JSON form differ, as `path: saved -> now`."""
+    return [line for name in saved | now if name not in NOT_DECISIVE for line in _differ(name, saved, now)]
+
+
+def _differ(path: str, saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    name = path.rpartition(".")[2]
+    before, after = saved.get(name), now.get(name)
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [line for inner in before | after for line in _differ(f"{path}.{inner}", before, after)]
+    return [] if before == after else [f"{path}: {before!r} -> {after!r}"]

@@ -1,0 +1,83 @@
+"""How far a run is, for people: a bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from leanformer.tasks import format_line
+from leanformer.training.callbacks import Callback
+
+if TYPE_CHECKING:
+    from leanformer.training.state import Run
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress(Callback):
+    """Rate, loss and time left while training, and a log line after each epoch."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._started = self._last_line = 0.0
+        self._first_step = self._images = 0
+
+    def on_start(self, run: Run) -> None:
+        """Open the bar if there is a terminal to show it on."""
+        self._started = self._last_line = time.perf_counter()
+        self._first_step = run.step
+        if sys.stderr.isatty():
+            self._bar = _open_bar(run)
+
+    def after_step(self, run: Run, step: int) -> None:
+        """Move the bar, or write a line now and then."""
+        self._images += run.last.num_images
+        now = time.perf_counter()
+        if self._bar is None and now - self._last_line < SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        rate = self._images / max(now - self._started, 1e-9)
+        left = (run.total_steps - run.step) * (now - self._started) / max(run.step - self._first_step, 1)
+        figures = f"loss {run.last.loss:.3f}  {rate:,.0f} images/s  {_clock(left)} left"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=run.step, epoch=run.epoch + 1, figures=figures)
+        else:
+            log.info(
+                "epoch %d/%d  step %d/%d  %s", run.epoch + 1, run.config.epochs, run.step, run.total_steps, figures
+            )
+
+    def on_epoch(self, run: Run, epoch: int) -> None:
+        """Log how the epoch ended."""
+        result = "" if run.evaluation is None else f"  {format_line(run.evaluation)}"
+        if run.ema_evaluation is not None:
+            result += f"  averaged: {format_line(run.ema_evaluation)}"
+        log.info("epoch %d/%d  train loss %.3f%s", epoch + 1, run.config.epochs, run.last_epoch_loss, result)
+
+    def on_end(self, run: Run) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _open_bar(run: Run) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    epoch = TextColumn(f"epoch {{task.fields[epoch]}}/{run.config.epochs}")
+    bar = Bar(
+        epoch, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), console=Console(stderr=True)
+    )
+    bar.add_task("training", total=run.total_steps, completed=run.step, epoch=run.epoch + 1, figures="")
+    bar.start()
+    return bar
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

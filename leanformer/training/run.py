@@ -1,0 +1,289 @@
+"""Training, top to bottom: set up, resume, steps, evaluation, finish, save.
+
+Everything random is a pure function of (seed, epoch, image) or (seed, step), and every schedule one of the step. So a
+checkpoint holds no generator and no counter but the step, and a run that was killed ends with the weights, bit for bit on
+one machine's CPU, that it would have had.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leanformer import edits
+from leanformer.checkpoints import runs
+from leanformer.checkpoints.store import CheckpointStore
+from leanformer.data import Batch, EvalBatches, LabeledImages, TrainBatches, open_data
+from leanformer.errors import TrainingError
+from leanformer.models import ImageClassifier
+from leanformer.tasks import Classification, Metrics, format_line
+from leanformer.training.build import build_model
+from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules
+from leanformer.training.config import Scheduled, TrainConfig
+from leanformer.training.directory import claim, finished_summary, write_config
+from leanformer.training.interrupt import Interrupted, StopRequest
+from leanformer.training.progress import Progress
+from leanformer.training.randomness import choose_device, own_randomness, seed_step
+from leanformer.training.state import Run, StepResult
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished run."""
+
+    model: ImageClassifier
+    """In eval mode; also saved in `out`."""
+    out: Path
+    metrics: dict[str, Any]
+    """top1, top5, loss and count of the finished model."""
+    evaluation: Metrics | None
+    """The same with every prediction; None if the run had been finished before."""
+    steps: int
+    seconds: float
+    """Spent on training and evaluation, all resumptions together."""
+    skipped: dict[str, str]
+    """Name and error of the images that could not be read."""
+
+
+def fit(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    data: tuple[LabeledImages, LabeledImages] | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume_command: str = "fit(config, resume=True)",
+) -> Result:
+    """Train a model as `config` says and save it in `config.out`.
+
+    Args:
+        resume: go on from the newest checkpoint in `config.out`, or from the start if there is none.
+        data: images to train and to evaluate on, instead of what `config.data` names.
+        callbacks: run after the loop's own.
+        resume_command: what a message tells the user to type after an interruption.
+
+    Raises:
+        ConfigError, DataError: before anything is written, if the run cannot be.
+        TrainingError: if the loss is no longer finite.
+        Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
+    """
+    if claim(config, resume):
+        return _finished(config)
+    device = choose_device(config.device)
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        stack.enter_context(own_randomness(config.seed, device))
+        run = _set_up(config, device, data)
+        write_config(config)
+        if resume:
+            _resume(run)
+        logger = Logger()
+        driven = [SetScheduled(item) for item in _schedules(config)]
+        averaging = [Ema(config.ema)] if config.ema is not None else []
+        saving = Checkpointer(config.checkpoint_every_steps)
+        hooks = [*driven, *averaging, logger, Progress(), saving, *callbacks]
+        for hook in hooks:
+            stack.callback(hook.on_end, run)
+            hook.on_start(run)
+
+        while run.epoch < config.epochs:
+            _train_epoch(run, hooks, stop, resume_command)
+            _end_epoch(run, hooks)
+            if stop.requested and run.epoch < config.epochs:
+                raise _interrupted(run, resume_command)
+        model, metrics = _finish(run)
+        logger.write({"event": "final", "step": run.step, "epoch": run.epoch, **metrics.summary()})
+        return _save(run, model, metrics)
+
+
+def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages, LabeledImages] | None) -> Run:
+    """Everything the loop needs, built and checked; nothing is written yet."""
+    train, val = data or (open_data(config.data, "train"), open_data(config.data, "val"))
+    model = build_model(config.model, train.classes, config.preprocess).to(device)
+    check_schedules(model, _schedules(config))
+    make_batches = (model.preprocess, config.augment, config.batch_size, config.seed, config.workers)
+    return Run(
+        config=config,
+        model=model,
+        task=Classification(config.label_smoothing),
+        optimizer=config.optimizer.build(model),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
+        device=device,
+        train_images=train,
+        train=TrainBatches(train, *make_batches),
+        val=EvalBatches(val, model.preprocess, config.batch_size, config.workers),
+        store=CheckpointStore(config.out / "checkpoints", keep=2),
+        out=config.out,
+    )
+
+
+def _schedules(config: TrainConfig) -> list[Scheduled]:
+    return [Scheduled(what="lr", schedule=config.lr), *config.schedules]
+
+
+def _resume(run: Run) -> None:
+    found = run.store.load_latest()
+    if found is None:
+        log.warning("%s holds no checkpoint; starting from the first step", run.out)
+        return
+    run.restore(*found)
+    log.info("resumed %s after step %d of %d", run.out, run.step, run.total_steps)
+
+
+def _train_epoch(run: Run, hooks: Sequence[Callback], stop: StopRequest, resume_command: str) -> None:
+    """The steps of the present epoch that have not been done."""
+    run.model.train()
+    start = time.perf_counter()
+    for batch in run.train.batches(run.epoch, run.step - run.epoch * run.steps_per_epoch):
+        _note_skipped(run, batch.skipped)
+        step = run.step
+        for hook in hooks:
+            hook.on_step(run, step)
+        run.last = _train_step(run, batch)
+        run.interval_loss.add(run.last.loss)
+        run.epoch_loss.add(run.last.loss)
+        run.step += 1
+        now = time.perf_counter()
+        run.seconds, start = run.seconds + now - start, now
+        for hook in hooks:
+            hook.after_step(run, step)
+        if stop.requested:
+            run.save_checkpoint()
+            raise _interrupted(run, resume_command)
+
+
+def _train_step(run: Run, batch: Batch) -> StepResult:
+    """One update of the weights."""
+    config = run.config
+    seed_step(config.seed, run.step)
+    run.optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for part in _parts(batch, config.accumulate, run.device):
+        share = len(part.labels) / len(batch.labels)
+        with torch.autocast(run.device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32"):
+            loss = torch.stack(list(run.task.losses(run.model, part).values())).sum() * share
+        run.scaler.scale(loss).backward()
+        total += loss.item()
+    if not math.isfinite(total):
+        raise TrainingError(_not_finite(run, total))
+    norm = None
+    if config.clip is not None:
+        run.scaler.unscale_(run.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip).item()
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    return StepResult(loss=total, num_images=len(batch.labels), gradient_norm=norm)
+
+
+def _parts(batch: Batch, count: int, device: torch.device) -> Iterator[Batch]:
+    columns = (batch.images, batch.labels, batch.indices)
+    for images, labels, indices in zip(*(column.chunk(count) for column in columns), strict=True):
+        yield Batch(
+            images=images.to(device, non_blocking=True), labels=labels.to(device, non_blocking=True), indices=indices
+        )
+
+
+def _end_epoch(run: Run, hooks: Sequence[Callback]) -> None:
+    """Evaluate, if this epoch is to be, and tell everyone."""
+    start = time.perf_counter()
+    epoch, every = run.epoch, run.config.evaluate_every
+    run.evaluation = run.ema_evaluation = None
+    if every and ((epoch + 1) % every == 0 or epoch + 1 == run.config.epochs):
+        run.evaluation = _evaluate(run, run.model)
+        run.ema_evaluation = _evaluate(run, run.ema) if run.ema is not None else None
+    run.epoch += 1
+    run.last_epoch_loss = run.epoch_loss.take()
+    run.seconds += time.perf_counter() - start
+    for hook in hooks:
+        hook.on_epoch(run, epoch)
+
+
+def _evaluate(run: Run, model: ImageClassifier) -> Metrics:
+    metrics = run.task.evaluate(model, run.val)
+    _note_skipped(run, metrics.skipped)
+    return metrics
+
+
+def _finish(run: Run) -> tuple[ImageClassifier, Metrics]:
+    """The finished model, in eval mode, and how it does."""
+    start = time.perf_counter()
+    model = run.model if run.ema is None else run.ema
+    for item in run.config.finish:
+        if isinstance(item, edits.Edit):
+            lines = [line for report in edits.apply(model, item) for line in report.lines]
+        else:
+            lines = [item.apply(model, lambda count: _plain_images(run, count))]
+        for line in lines:
+            log.info("%s", line)
+    metrics = _evaluate(run, model.eval())
+    run.seconds += time.perf_counter() - start
+    log.info("%s", format_line(metrics))
+    return model, metrics
+
+
+def _plain_images(run: Run, count: int) -> Iterator[Tensor]:
+    """Images of at most `count` shuffled training batches, prepared as for evaluation."""
+    config = run.config
+    plain = TrainBatches(run.train_images, run.model.preprocess, None, config.batch_size, config.seed, config.workers)
+    for _, batch in zip(range(count), plain.batches(config.epochs), strict=False):
+        yield batch.images.to(run.device)
+
+
+def _save(run: Run, model: ImageClassifier, metrics: Metrics) -> Result:
+    model.origin = {"from": "training", "config": "config.json", "started_from": run.config.model.weights}
+    training = {"steps": run.step, "seconds": round(run.seconds, 1), "skipped": run.skipped}
+    runs.save(model, run.out, extra={"metrics": metrics.summary(), "training": training})
+    return Result(
+        model=model,
+        out=run.out,
+        metrics=metrics.summary(),
+        evaluation=metrics,
+        steps=run.step,
+        seconds=run.seconds,
+        skipped=run.skipped,
+    )
+
+
+def _finished(config: TrainConfig) -> Result:
+    log.info("%s is finished; there is nothing to resume", config.out)
+    extra = finished_summary(config.out)
+    return Result(
+        model=runs.load(config.out),
+        out=config.out,
+        metrics=extra["metrics"],
+        evaluation=None,
+        **extra["training"],
+    )
+
+
+def _note_skipped(run: Run, skipped: Sequence[tuple[str, str]]) -> None:
+    for name, error in skipped:
+        if name not in run.skipped:
+            run.skipped[name] = error
+            log.warning("skipped: %s", error)
+
+
+def _interrupted(run: Run, resume_command: str) -> Interrupted:
+    return Interrupted(
+        f"stopped after step {run.step} of {run.total_steps}, saved in {run.out}; go on with: {resume_command}"
+    )
+
+
+def _not_finite(run: Run, loss: float) -> str:
+    rate = run.optimizer.param_groups[0]["lr"]
+    advice = ["a lower learning rate or a longer warm-up"]
+    advice += ["clip=1.0"] if run.config.clip is None else []
+    advice += ["precision 'fp32'"] if run.config.precision != "fp32" else []
+    return f"the loss of step {run.step} is {loss}, at learning rate {rate:.3g}; start a new run with {', or '.join(advice)}"

@@ -1,0 +1,135 @@
+"""The state of a run while it trains, and how it goes into a checkpoint and comes back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leanformer.checkpoints.store import CheckpointStore
+from leanformer.data import EvalBatches, LabeledImages, TrainBatches
+from leanformer.models import ImageClassifier
+from leanformer.tasks import Classification, Metrics
+from leanformer.training.config import TrainConfig
+from leanformer.training.optimizers import load_optimizer_state, optimizer_state
+
+
+@dataclass
+class Mean:
+    """A running mean, emptied when it is taken."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.total += value
+        self.count += 1
+
+    def take(self) -> float:
+        """The mean of the values since the last call."""
+        mean = self.total / max(self.count, 1)
+        self.total, self.count = 0.0, 0
+        return mean
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """How one optimizer step went."""
+
+    loss: float = 0.0
+    num_images: int = 0
+    gradient_norm: float | None = None
+    """Before clipping; None if the gradient is not clipped."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What the loop and its callbacks share."""
+
+    config: TrainConfig
+    model: ImageClassifier
+    task: Classification
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    train_images: LabeledImages
+    train: TrainBatches
+    val: EvalBatches
+    store: CheckpointStore
+    out: Path
+
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    """Epochs done, evaluation included."""
+    seconds: float = 0.0
+    """Time spent training and evaluating, over all resumptions."""
+    ema: ImageClassifier | None = None
+    values: dict[str, float] = field(default_factory=dict)
+    """The present value of everything that follows a schedule."""
+    last: StepResult = StepResult()
+    interval_loss: Mean = field(default_factory=Mean)
+    epoch_loss: Mean = field(default_factory=Mean)
+    last_epoch_loss: float = 0.0
+    evaluation: Metrics | None = None
+    """Of the model, after the latest epoch; None if that epoch is not evaluated."""
+    ema_evaluation: Metrics | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Name and error of the images that could not be read."""
+
+    def __post_init__(self) -> None:
+        if self.config.ema is not None:
+            self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.train.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.config.epochs * self.steps_per_epoch
+
+    def save_checkpoint(self) -> None:
+        """Write everything that training from here on depends on."""
+        moments, numbers = optimizer_state(self.optimizer)
+        tensors = _prefixed("model", self.model.state_dict()) | _prefixed("optimizer", moments)
+        if self.ema is not None:
+            tensors |= _prefixed("ema", self.ema.state_dict())
+        meta = {
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "optimizer": numbers,
+            "scaler": self.scaler.state_dict(),
+            "interval_loss": [self.interval_loss.total, self.interval_loss.count],
+            "epoch_loss": [self.epoch_loss.total, self.epoch_loss.count],
+            "skipped": self.skipped,
+        }
+        self.store.save(self.step, tensors, meta)
+
+    def restore(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Take over what `save_checkpoint` wrote."""
+        self.model.load_state_dict(_below("model", tensors))
+        if self.ema is not None:
+            self.ema.load_state_dict(_below("ema", tensors))
+        load_optimizer_state(self.optimizer, _below("optimizer", tensors), meta["optimizer"])
+        self.scaler.load_state_dict(meta["scaler"])
+        self.step, self.epoch, self.seconds = step, meta["epoch"], meta["seconds"]
+        self.interval_loss, self.epoch_loss = Mean(*meta["interval_loss"]), Mean(*meta["epoch_loss"])
+        self.skipped = dict(meta["skipped"])
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
