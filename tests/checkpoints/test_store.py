@@ -113,7 +113,9 @@ def test_a_damaged_list_is_named_and_the_folder_read_instead(tmp_path, caplog, c
 
 @pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("failing_call", [0, 1])
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["full", "kill"])
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["full", "kill"]
+)
 def test_a_failure_before_either_rename_loses_no_state(tmp_path, monkeypatch, keep, failing_call, failure):
     store = filled(tmp_path, 6, 7, keep=keep)
     calls = iter(range(9))
