@@ -1,4 +1,4 @@
-"""What happens around the steps of the loop: values that follow schedules, the averaged weights, the log, checkpoints."""
+"""What happens around the steps of the loop: scheduled values, the averaged weights, the log, checkpoints."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def check_schedules(model: nn.Module, schedules: Sequence[Scheduled]) -> None:
     for what in driven:
         if what not in names:
             raise ConfigError(
-                f"nothing in the model follows the schedule {what!r}{suggestion(what, names)}; it has {', '.join(names)}"
+                f"nothing in the model follows the schedule {what!r}{suggestion(what, names)}; "
+                f"it has {', '.join(names)}"
             )
     for what, modules in takers.items():
         if what not in driven and what not in OPTIONAL:
@@ -101,8 +102,10 @@ def check_schedules(model: nn.Module, schedules: Sequence[Scheduled]) -> None:
 
 
 class Ema(Callback):
-    """Moves the averaged copy of the model (`run.ema`) towards it: floating-point parameters and buffers are averaged, the
-    rest is copied. The first step copies everything."""
+    """Moves the averaged copy of the model, `run.ema`, towards it.
+
+    Floating-point parameters and buffers are averaged, the rest is copied; the first step copies everything.
+    """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
@@ -115,7 +118,7 @@ class Ema(Callback):
         pairs = list(zip(mine, theirs, strict=True))
         averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         share = 1.0 if step == 0 else 1.0 - self.decay
-        torch._foreach_lerp_([ours for ours, _ in averaged], [value for _, value in averaged], share)
+        torch._foreach_lerp_([ours for ours, _ in averaged], [value for _, value in averaged], share)  # type: ignore
         for ours, value in pairs:
             if not ours.is_floating_point():
                 ours.copy_(value)

@@ -1,9 +1,10 @@
-"""Which device runs, with which kernels and from which seeds, so that a step depends on the seed and its number alone."""
+"""Which device runs, with which kernels and from which seeds: a step depends on the seed and its number alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,17 +24,18 @@ def choose_device(name: str) -> torch.device:
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's generators, choose deterministic CPU kernels, and put everything back afterwards."""
     deterministic = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    switches: Any = torch.utils.deterministic
+    fill = switches.fill_uninitialized_memory
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if device.type == "cpu":
             torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # it finds bugs, and costs time
+            switches.fill_uninitialized_memory = False  # it finds bugs, and costs time
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(deterministic)
-            torch.utils.deterministic.fill_uninitialized_memory = fill
+            switches.fill_uninitialized_memory = fill
 
 
 def seed_step(seed: int, step: int) -> None:

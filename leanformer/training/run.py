@@ -1,8 +1,8 @@
 """Training, top to bottom: set up, resume, steps, evaluation, finish, save.
 
 Everything random is a pure function of (seed, epoch, image) or (seed, step), and every schedule one of the step. So a
-checkpoint holds no generator and no counter but the step, and a run that was killed ends with the weights, bit for bit on
-one machine's CPU, that it would have had.
+checkpoint holds no generator, and a run that was killed and resumed ends with the weights that it would have had, bit
+for bit on one machine's CPU.
 """
 
 from __future__ import annotations
@@ -286,4 +286,7 @@ def _not_finite(run: Run, loss: float) -> str:
     advice = ["a lower learning rate or a longer warm-up"]
     advice += ["clip=1.0"] if run.config.clip is None else []
     advice += ["precision 'fp32'"] if run.config.precision != "fp32" else []
-    return f"the loss of step {run.step} is {loss}, at learning rate {rate:.3g}; start a new run with {', or '.join(advice)}"
+    return (
+        f"the loss of step {run.step} is {loss}, at learning rate {rate:.3g}; "
+        f"start a new run with {', or '.join(advice)}"
+    )

@@ -1,7 +1,7 @@
 """Schedules: a number as a pure function of the optimizer step.
 
-The learning rate, the weight decay and every progressive technique are driven by the same few shapes. Nothing counts steps
-but the loop, so accumulation, an extra forward pass or a resumed run cannot shift a schedule.
+The learning rate, the weight decay and every progressive technique are driven by the same few shapes. Nothing counts
+steps but the loop, so accumulation, an extra forward pass or a resumed run cannot shift a schedule.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class Piecewise(Schedule):
 class WarmUp(Schedule):
     """A straight line from `start` to where `schedule` begins, then `schedule`.
 
-    Its length is `steps`, or `fraction` of training. With `shift` the schedule is squeezed into the steps that remain; without,
-    its clock runs from step 0 and the warm-up covers its beginning (what timm does by default).
+    Its length is `steps`, or `fraction` of training. With `shift` the schedule is squeezed into the steps that remain;
+    without, its clock runs from step 0 and the warm-up covers its beginning (what timm does by default).
     """
 
     schedule: Schedule
