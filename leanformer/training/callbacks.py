@@ -64,8 +64,7 @@ class SetScheduled(Callback):
         run.values[self.what] = value
         if self.what in OF_OPTIMIZER:
             scale_groups(run.optimizer, self.what, value)
-        for module in self.modules:
-            module.set_scheduled(value)  # type: ignore[operator]
+        _write(self.modules, value)
 
 
 def scheduled_modules(model: nn.Module) -> dict[str, list[nn.Module]]:
@@ -76,6 +75,17 @@ def scheduled_modules(model: nn.Module) -> dict[str, list[nn.Module]]:
         if isinstance(what, str):
             found.setdefault(what, []).append(module)
     return found
+
+
+def settle(model: nn.Module, schedules: Sequence[Scheduled], total: int) -> None:
+    """Give the modules of a model that was trained for `total` steps the values at which their schedules end."""
+    for scheduled in schedules:
+        _write(scheduled_modules(model).get(scheduled.what, []), scheduled.schedule(total, total))
+
+
+def _write(modules: Sequence[nn.Module], value: float) -> None:
+    for module in modules:
+        module.set_scheduled(value)  # type: ignore[operator]
 
 
 def check_schedules(model: nn.Module, schedules: Sequence[Scheduled]) -> None:
@@ -102,9 +112,10 @@ def check_schedules(model: nn.Module, schedules: Sequence[Scheduled]) -> None:
 
 
 class Ema(Callback):
-    """Moves the averaged copy of the model, `run.ema`, towards it.
+    """Moves the averaged copy of the model, `run.ema`, towards it. The first step copies everything.
 
-    Floating-point parameters and buffers are averaged, the rest is copied; the first step copies everything.
+    Floating-point parameters and buffers are averaged. Integers are copied, and so are buffers without an axis, which
+    schedules write.
     """
 
     def __init__(self, decay: float) -> None:
@@ -114,14 +125,14 @@ class Ema(Callback):
     def after_step(self, run: Run, step: int) -> None:
         """Update the copy."""
         assert run.ema is not None
-        mine, theirs = run.ema.state_dict().values(), run.model.state_dict().values()
-        pairs = list(zip(mine, theirs, strict=True))
-        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        buffers = list(zip(run.ema.buffers(), run.model.buffers(), strict=True))
+        averaged = [pair for pair in buffers if pair[0].is_floating_point() and pair[0].ndim]
+        averaged += zip(run.ema.parameters(), run.model.parameters(), strict=True)
         share = 1.0 if step == 0 else 1.0 - self.decay
-        torch._foreach_lerp_([ours for ours, _ in averaged], [value for _, value in averaged], share)  # type: ignore
-        for ours, value in pairs:
-            if not ours.is_floating_point():
-                ours.copy_(value)
+        torch._foreach_lerp_([mine for mine, _ in averaged], [value for _, value in averaged], share)  # type: ignore
+        for mine, value in buffers:
+            if not (mine.is_floating_point() and mine.ndim):
+                mine.copy_(value)
 
 
 class Logger(Callback):

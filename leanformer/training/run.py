@@ -27,7 +27,7 @@ from leanformer.errors import TrainingError
 from leanformer.models import ImageClassifier
 from leanformer.tasks import Classification, Metrics, format_line
 from leanformer.training.build import build_model
-from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules
+from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules, settle
 from leanformer.training.config import Scheduled, TrainConfig
 from leanformer.training.directory import claim, finished_summary, write_config
 from leanformer.training.interrupt import Interrupted, StopRequest
@@ -220,6 +220,7 @@ def _finish(run: Run) -> tuple[ImageClassifier, Metrics]:
     """The finished model, in eval mode, and how it does."""
     start = time.perf_counter()
     model = run.model if run.ema is None else run.ema
+    settle(model, run.config.schedules, run.total_steps)
     for item in run.config.finish:
         if isinstance(item, edits.Edit):
             lines = [line for report in edits.apply(model, item) for line in report.lines]
