@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leanformer.errors import ExportError, require
 from leanformer.export.classifier import OnnxClassifier
 from leanformer.export.metadata import describe, to_properties
-from leanformer.export.program import device_of, evaluation_mode, trace
+from leanformer.export.program import device_of, evaluation_mode, root_cause, trace
 from leanformer.export.verify import Verification, fixed_images, verify
 
 if TYPE_CHECKING:
@@ -145,12 +146,19 @@ def _is_norm(node: Any, readers: dict[str, list[Any]]) -> bool:
 
 def _convert(program: ExportedProgram, opset: int | None) -> torch.onnx.ONNXProgram:
     try:
-        converted = torch.onnx.export(
-            program, dynamo=True, opset_version=opset, input_names=["images"], output_names=["logits"], verbose=False
-        )
+        # Attention is decomposed here. Under the rules of the fused CPU kernel the parts get strides that the views after it
+        # were not traced with, and the conversion of biased attention fails.
+        with sdpa_kernel(SDPBackend.MATH):
+            converted = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                input_names=["images"],
+                output_names=["logits"],
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ExportError(f"the model has an operation that ONNX cannot express: {' '.join(lines[:3])}") from error
+        raise ExportError(f"the model cannot be expressed in ONNX: {root_cause(error)}") from error
     assert converted is not None, "the dynamo exporter always returns a program"
     for node in converted.model.graph:
         node.metadata_props.clear()  # Python stack traces: paths of this machine, and half of a small file

@@ -28,7 +28,7 @@ def trace(model: nn.Module, images: Tensor, *, dynamic_batch: bool) -> ExportedP
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         where = _innermost_module(model, error.__traceback__)
         hint = "; a model whose shapes depend on the batch may export with dynamic_batch=False" if dynamic_batch else ""
-        raise ExportError(f"{where} cannot be exported: {_first_lines(error)}{hint}") from error
+        raise ExportError(f"{where} cannot be exported: {root_cause(error)}{hint}") from error
 
 
 @contextmanager
@@ -59,6 +59,9 @@ def _innermost_module(model: nn.Module, traceback: TracebackType | None) -> str:
     return found
 
 
-def _first_lines(error: BaseException, count: int = 3) -> str:
+def root_cause(error: BaseException) -> str:
+    """The first lines of the error at the end of the chain of causes; exporters wrap theirs in advice on filing bugs."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:count]) or type(error).__name__
+    return " ".join(lines[:3]) or type(error).__name__

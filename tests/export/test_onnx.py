@@ -32,6 +32,13 @@ class Small(nn.Module):
         self.norm = norm or nn.Identity()
         self.head = nn.Linear(8, num_classes)
 
+    def describe(self, classes: tuple[str, ...], preprocess: Preprocess) -> None:
+        """Carry what a classifier carries."""
+        self.name = "small"
+        self.classes = classes
+        self.preprocess = preprocess
+        self.edits: list[object] = []
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         tokens = self.stem(images).flatten(2).transpose(1, 2)
         return self.head(self.norm(tokens).mean(dim=1))
@@ -60,10 +67,9 @@ def described(tmp_path_factory: pytest.TempPathFactory):
     """A small model with everything a classifier carries, and its exported file."""
     torch.manual_seed(0)
     model = Small(nn.LayerNorm(8)).train()
-    model.name = "small"
-    model.classes = ("ankle boot", "bag", "<script>", "dress", "été")
-    model.preprocess = Preprocess(image_size=SIZE, crop=1.0, fit="squash")
-    model.edits = []
+    model.describe(
+        ("ankle boot", "bag", "<script>", "dress", "été"), Preprocess(image_size=SIZE, crop=1.0, fit="squash")
+    )
     path = tmp_path_factory.mktemp("export") / "made" / "model.onnx"
     return SimpleNamespace(model=model, path=path, report=export_onnx(model, path, image_size=SIZE))
 

@@ -1,0 +1,70 @@
+"""Models of the library export; folding their norms leaves a smaller graph without any."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import leanformer.zoo  # noqa: F401 - registers the published variants
+from leanformer import edits
+from leanformer.bench import count_cost
+from leanformer.export import OnnxClassifier, export_onnx
+from leanformer.layers.attention import FocusedLinear
+from leanformer.layers.norm import ProgressiveNorm
+from leanformer.models import ImageClassifier, find
+
+pytestmark = pytest.mark.extras
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+
+def model_with_statistics(name: str, **changes) -> ImageClassifier:
+    """A model whose running statistics, if it has any, come from a batch."""
+    torch.manual_seed(0)
+    model = ImageClassifier(replace(find(name), num_classes=7, **changes), name)
+    for module in model.modules():
+        if isinstance(module, ProgressiveNorm):
+            module.set_scheduled(0.0)
+    with torch.no_grad():
+        model.train()(torch.randn(3, 3, *model.config.image_grid))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("deit_nano", {}), ("swin_nano", {}), ("swin_nano", {"attention": FocusedLinear(), "window_size": None})],
+    ids=["deit", "swin with shifted windows", "focused attention over the map"],
+)
+def test_a_model_exports_with_its_name_configuration_and_preprocessing(tmp_path, name, changes):
+    model = model_with_statistics(name, **changes)
+    report = export_onnx(model, tmp_path / "model.onnx", image_size=model.config.image_grid)
+    exported = OnnxClassifier(tmp_path / "model.onnx")
+    assert report.verification.relative_diff < 1e-5
+    assert exported.name == name and exported.preprocess == model.preprocess
+    assert exported.metadata.config is not None and exported.metadata.config["num_classes"] == 7
+
+
+def test_a_folded_model_has_a_smaller_graph_without_norms_and_names_its_edit(tmp_path):
+    model = model_with_statistics("slab_swin_nano")
+    whole = export_onnx(model, tmp_path / "whole.onnx", image_size=model.config.image_grid)
+    images = torch.randn(3, 3, *model.config.image_grid)
+    expected = OnnxClassifier(tmp_path / "whole.onnx")(images)
+
+    edits.apply(model, edits.FoldNorms())
+    folded = export_onnx(model, tmp_path / "folded.onnx", image_size=model.config.image_grid)
+    exported = OnnxClassifier(tmp_path / "folded.onnx")
+    assert folded.num_norms == 0
+    assert sum(folded.nodes.values()) < sum(whole.nodes.values())
+    assert [edit["kind"] for edit in exported.metadata.edits] == ["fold_norms"]
+    torch.testing.assert_close(exported(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_folding_costs_no_parameters_and_no_multiplications():
+    model = model_with_statistics("slab_swin_nano")
+    before = count_cost(model, model.config.image_grid)
+    edits.apply(model, edits.FoldNorms())
+    after = count_cost(model, model.config.image_grid)
+    assert after.macs == before.macs and after.parameters < before.parameters
