@@ -55,16 +55,18 @@ class Bar:
     high: float | None = None
 
 
-def curves_of(rows: Sequence[Mapping[str, Any]], keys: Mapping[str, str], *, x: str = "step") -> tuple[Curve, ...]:
-    """The curves of some keys (key: label) in the rows of a `metrics.jsonl`; a key that never occurs has none."""
-    curves = []
-    for key, label in keys.items():
-        points = [(float(row[x]), float(row[key])) for row in rows if x in row and row.get(key) is not None]
-        points = [point for point in points if math.isfinite(point[1])]
-        if points:
-            steps, values = zip(*points, strict=True)
-            curves.append(Curve(label=label, steps=steps, values=values))
-    return tuple(curves)
+def curve_of(rows: Sequence[Mapping[str, Any]], event: str, key: str, label: str, scale: float = 1.0) -> Curve | None:
+    """The curve of `key`, times `scale`, in the rows of a `metrics.jsonl` for one kind of event; None if it never occurs.
+
+    Rows say `step`, the number of steps done; values that are not finite are left out.
+    """
+    found = [row for row in rows if row.get("event") == event and row.get(key) is not None]
+    points = [(float(row["step"]), scale * float(row[key])) for row in found]
+    points = [point for point in points if math.isfinite(point[1])]
+    if not points:
+        return None
+    steps, values = zip(*points, strict=True)
+    return Curve(label=label, steps=steps, values=values)
 
 
 def line_chart(curves: Sequence[Curve], *, title: str, unit: str = "", x_label: str = "step") -> bytes:

@@ -10,17 +10,43 @@ from typing import Any
 
 from leanformer.checkpoints.files import write_text
 from leanformer.viz import html
-from leanformer.viz.charts import Bar, bar_chart, confusion_chart, confusion_width, curves_of, line_chart
+from leanformer.viz.charts import Bar, bar_chart, confusion_chart, confusion_width, curve_of, line_chart
 from leanformer.viz.predictions import Prediction
 
-PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
-    ("Loss", "", {"loss": "training", "val_loss": "validation"}),
-    ("Accuracy", "%", {"top1": "top-1", "top5": "top-5"}),
-    ("Learning rate", "", {"lr": "learning rate"}),
-    ("Share of the starting norm", "", {"norm_progress": "share"}),
-)
-"""The charts of training: title, unit, and the keys of `metrics.jsonl` with their labels."""
 
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A chart of training: which figures of `metrics.jsonl` it shows."""
+
+    title: str
+    curves: tuple[tuple[str, str, str], ...]
+    """Event, key and label of each."""
+    unit: str = ""
+    scale: float = 1.0
+
+
+PANELS = (
+    Panel(
+        title="Loss",
+        curves=(
+            ("step", "loss", "training"),
+            ("epoch", "loss", "validation"),
+            ("epoch", "ema_loss", "validation, averaged weights"),
+        ),
+    ),
+    Panel(
+        title="Accuracy on validation images",
+        curves=(
+            ("epoch", "top1", "top-1"),
+            ("epoch", "top5", "top-5"),
+            ("epoch", "ema_top1", "top-1, averaged weights"),
+        ),
+        unit="%",
+        scale=100.0,
+    ),
+    Panel(title="Learning rate", curves=(("step", "lr", "learning rate"),)),
+    Panel(title="Share of the starting norm", curves=(("step", "norm_progress", "share"),)),
+)
 LISTED_CLASSES = 40
 """Up to this many classes are listed with their accuracy; of more, the least accurate."""
 
@@ -104,11 +130,13 @@ def render_report(report: Report) -> str:
 
 def _curves(report: Report) -> str:
     charts = []
-    for title, unit, keys in PANELS:
-        curves = curves_of(report.metrics, keys)
+    for panel in PANELS:
+        found = [curve_of(report.metrics, *names, scale=panel.scale) for names in panel.curves]
+        curves = [curve for curve in found if curve is not None]
         if curves:
             ends = "; ".join(f"{c.label} from {c.values[0]:.3g} to {c.values[-1]:.3g}" for c in curves)
-            charts.append(html.chart(line_chart(curves, title=title, unit=unit), alt=f"{title} over training: {ends}."))
+            png = line_chart(curves, title=panel.title, unit=panel.unit)
+            charts.append(html.chart(png, alt=f"{panel.title} over training: {ends}."))
     return html.section("Training", f'<div class="charts">{"".join(charts)}</div>' if charts else "")
 
 

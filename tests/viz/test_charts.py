@@ -9,24 +9,24 @@ import pytest
 from PIL import Image
 
 from leanformer.viz import choose_predictions
-from leanformer.viz.charts import Bar, Curve, bar_chart, confusion_chart, curves_of, line_chart
+from leanformer.viz.charts import Bar, Curve, bar_chart, confusion_chart, curve_of, line_chart
 
 
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-def test_curves_take_the_rows_that_have_their_key():
+def test_a_curve_takes_the_rows_of_its_event_that_have_its_key():
     rows = [
-        {"step": 0, "loss": 2.0},
-        {"step": 1, "loss": float("nan")},
-        {"step": 2, "loss": 1.0, "top1": 50.0},
-        {"event": "resumed"},
+        {"event": "step", "step": 1, "loss": 2.0},
+        {"event": "step", "step": 2, "loss": float("nan")},
+        {"event": "step", "step": 3, "loss": 1.0},
+        {"event": "epoch", "step": 3, "loss": 1.5, "top1": 0.5},
+        {"event": "epoch", "step": 6, "top1": None},
     ]
-    assert curves_of(rows, {"loss": "training", "top1": "top-1", "absent": "never"}) == (
-        Curve(label="training", steps=(0.0, 2.0), values=(2.0, 1.0)),
-        Curve(label="top-1", steps=(2.0,), values=(50.0,)),
-    )
+    assert curve_of(rows, "step", "loss", "training") == Curve(label="training", steps=(1.0, 3.0), values=(2.0, 1.0))
+    assert curve_of(rows, "epoch", "top1", "top-1", 100.0) == Curve(label="top-1", steps=(3.0,), values=(50.0,))
+    assert curve_of(rows, "step", "top1", "never") is None
 
 
 @pytest.mark.parametrize("values", [(1.0,), (1.0, 1.0), (0.0, -3.0, 1e9)], ids=str)

@@ -50,11 +50,13 @@ def prediction(true: str, predicted: str, side: int = 28) -> Prediction:
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    rows = [{"step": s, "loss": 2.0 - s / 10, "lr": 1e-3, "norm_progress": 1 - s / 10} for s in range(10)]
+    rows = [
+        {"event": "step", "step": s, "loss": 2.0 - s / 10, "lr": 1e-3, "norm_progress": 1 - s / 10} for s in range(10)
+    ]
     return Report(
         title=f"run of {NASTY}",
         summary=f"90.00 % right & {NASTY}",
-        metrics=[*rows, {"step": 9, "val_loss": 1.25, "top1": 90.0}],
+        metrics=[*rows, {"event": "epoch", "step": 9, "loss": 1.25, "top1": 0.9}],
         steps=(
             Step(name="trained", accuracy=0.9, median_ms=8.0, p10_ms=7.5, p90_ms=9.0, speedup=1.0, parameters=812_345),
             Step(name=NASTY, median_ms=4.0, p10_ms=3.9, p90_ms=4.1, max_diff=3.2e-6, note=f"no speed-up {NASTY}"),
@@ -102,6 +104,12 @@ def test_headings_are_in_order_and_tables_have_captions(page):
 def test_the_language_and_the_width_of_the_device_are_declared(page):
     assert page.all("html") == [{"lang": "en"}]
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
+
+
+def test_the_curves_of_training_are_drawn_and_described_in_words(page):
+    described = [image["alt"] or "" for image in page.all("img")]
+    assert "Loss over training: training from 2 to 1.1; validation from 1.25 to 1.25." in described
+    assert "Accuracy on validation images over training: top-1 from 90 to 90." in described
 
 
 def test_figures_are_in_the_tables_and_unknown_ones_are_dashes(page):
