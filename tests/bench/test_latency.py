@@ -138,9 +138,9 @@ def test_the_number_of_threads_holds_for_the_measurement_alone():
 
 def test_a_model_is_measured_in_evaluation_mode_without_gradients():
     class Watching(nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
             assert not self.training and torch.is_inference_mode_enabled()
-            return super().forward(x.flatten(1))
+            return super().forward(input.flatten(1))
 
     timings = measure_interleaved([eager_runner("a", Watching(75, 2))], batch_size=2, image_size=5, warmup=1, repeats=2)
     assert timings[0].median_ms > 0.0
