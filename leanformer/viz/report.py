@@ -31,7 +31,7 @@ PANELS = (
         curves=(
             ("step", "loss", "training"),
             ("epoch", "loss", "validation"),
-            ("epoch", "ema_loss", "validation, averaged weights"),
+            ("epoch", "ema_loss", "validation, averaged"),
         ),
     ),
     Panel(
@@ -39,7 +39,7 @@ PANELS = (
         curves=(
             ("epoch", "top1", "top-1"),
             ("epoch", "top5", "top-5"),
-            ("epoch", "ema_top1", "top-1, averaged weights"),
+            ("epoch", "ema_top1", "top-1, averaged"),
         ),
         unit="%",
         scale=100.0,
