@@ -21,6 +21,8 @@ from leanformer.zoo.weights import published
 if TYPE_CHECKING:
     from PIL import Image
 
+    from leanformer.export import OnnxClassifier
+
 __all__ = ["apply", "build", "list_models", "load", "predict", "save", "zoo"]
 
 
@@ -83,11 +85,14 @@ def save(model: ImageClassifier, directory: str | Path) -> None:
 
 
 def predict(
-    model: ImageClassifier | str | Path, image: str | Path | Image.Image, top: int = 5
+    model: ImageClassifier | OnnxClassifier | str | Path, image: str | Path | Image.Image, top: int = 5
 ) -> list[tuple[str, float]]:
     """The `top` most probable classes of an image with their probabilities, best first.
 
     A model without class names calls them by their number.
+
+    Raises:
+        DataError: if the image cannot be read.
     """
     from leanformer.data.preprocess import open_image, prepare
 
@@ -95,7 +100,7 @@ def predict(
         model = load(model)
     picture = open_image(image) if isinstance(image, (str, Path)) else image
     batch = prepare(picture, model.preprocess).unsqueeze(0)
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         probabilities = model.eval()(batch.to(device)).float().softmax(dim=1)[0]
     best = probabilities.topk(min(top, probabilities.numel()))

@@ -74,7 +74,7 @@ class Classification:
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Metrics:
         """Measure the model in eval mode, on its own device; its mode is restored afterwards."""
-        device = next(model.parameters()).device
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         was_training = model.training
         model.eval()
         tally = _Tally()

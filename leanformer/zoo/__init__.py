@@ -1,5 +1,7 @@
-"""Published systems, one file each: variants, key maps and where their weights are. Importing this registers them all."""
+"""Published systems, one file each: variants, key maps and where their weights are. Importing this registers them
+all."""
 
+from leanformer.models.registry import find, list_models
 from leanformer.zoo import base, flatten, slab, weights
 
-__all__ = ["base", "flatten", "slab", "weights"]
+__all__ = ["base", "find", "flatten", "list_models", "slab", "weights"]

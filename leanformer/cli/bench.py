@@ -1,0 +1,159 @@
+"""`leanformer bench`."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from leanformer.cli.common import open_model
+
+if TYPE_CHECKING:
+    from leanformer.bench import Cost, Runner
+    from leanformer.export import OnnxClassifier
+    from leanformer.models import ImageClassifier
+
+    Measured = tuple[Runner, Cost | None, tuple[int, int]]
+    """What is measured, what it costs on paper, and (height, width) of its images."""
+
+Form = Literal["eager", "folded", "onnx"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure latency, parameters and MACs of models, all interleaved in one process.
+
+    Each model is measured as it is, with its norms folded where they fold, and exported to ONNX.
+    """
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run directories, exported .onnx files, or names of models (with random weights)."""
+    forms: tuple[Form, ...] = ("eager", "folded", "onnx")
+    """The forms of each model to measure."""
+    batch_size: int = 1
+    """Images in each forward pass."""
+    image_size: int | None = None
+    """Side of the images in pixels, for names of models."""
+    warmup: int = 5
+    """Rounds before the measured ones."""
+    repeats: int = 50
+    """Measured rounds."""
+    threads: int | None = None
+    """Threads of torch and onnxruntime; all that torch takes by default."""
+    json: bool = False
+    """Print JSON."""
+    markdown: Path | None = None
+    """Also write the table and the method record to this file."""
+
+    def run(self) -> int:
+        """Print the table and how it was measured; 1 if outputs that should agree do not."""
+        from leanformer import bench
+        from leanformer.checkpoints.files import write_text
+        from leanformer.errors import ConfigError
+
+        if not self.models:
+            raise ConfigError("no model given: leanformer bench MODEL ...")
+        with tempfile.TemporaryDirectory() as folder:
+            found = [found for name in self.models for found in self._runners(name, Path(folder))]
+            sizes = {size for _, _, size in found}
+            if len(sizes) > 1:
+                raise ConfigError(
+                    f"the models take images of different sizes, {sorted(sizes)}; measure them one by one"
+                )
+            settings = {
+                "batch_size": self.batch_size, "image_size": found[0][2], "warmup": self.warmup,
+                "repeats": self.repeats, "threads": self.threads,
+            }  # fmt: skip
+            compared = bench.compare([runner for runner, _, _ in found], **settings)
+        agreements = {agreement.name: agreement for agreement in compared.agreements}
+        rows = [
+            bench.Row(timing=timing, cost=cost, agreement=agreements.get(timing.name))
+            for timing, (_, cost, _) in zip(compared.timings, found, strict=True)
+        ]
+        method = bench.record_method(**settings)
+        if self.json:
+            print(bench.format_json(rows, method))
+        else:
+            print(bench.format_text(rows))
+            print("\n".join(f"{name}: {value}" for name, value in method.rows()))
+        if self.markdown is not None:
+            write_text(self.markdown, bench.format_markdown(rows, method))
+        return 0 if all(agreement.passed for agreement in compared.agreements) else 1
+
+    def _runners(self, name: str, folder: Path) -> list[Measured]:
+        """The forms of one model, with their cost and the size of their images."""
+        from leanformer import bench
+        from leanformer.export import OnnxClassifier
+
+        model = self._open(name)
+        threads = self.threads or _torch_threads()
+        if isinstance(model, OnnxClassifier):
+            runner = bench.Runner(name=name, call=model, threads=threads)
+            return [(runner, None, model.image_size)]
+        return measured_forms(model, name, self.forms, folder, threads)
+
+    def _open(self, name: str) -> ImageClassifier | OnnxClassifier:
+        from leanformer import api
+
+        if Path(name).suffix == ".onnx" and self.threads is not None:
+            from leanformer.export import OnnxClassifier
+
+            return OnnxClassifier(name, threads=self.threads)
+        if Path(name).exists() or "/" in name:
+            return open_model(name)
+        return api.build(name, **({} if self.image_size is None else {"image_size": self.image_size})).eval()
+
+
+def measured_forms(
+    model: ImageClassifier, name: str, forms: tuple[Form, ...], folder: Path, threads: int
+) -> list[Measured]:
+    """Runners of a model as it is, folded and exported, each to give the same outputs; with cost and image size.
+
+    Models with random weights have random, unfinished norms: their progress is set to the end, so that they fold.
+    """
+    import copy
+
+    from leanformer import bench, edits
+    from leanformer.errors import EditError
+    from leanformer.export import OnnxClassifier, export_onnx
+
+    size = model.config.image_grid
+    found: list[Measured] = []
+    reference, newest = None, model
+    if "eager" in forms:
+        found.append((bench.eager_runner(name, model), bench.count_cost(model, size), size))
+        reference = name
+    if "folded" in forms:
+        folded = copy.deepcopy(model)
+        if not model.origin:
+            _finish_schedules(folded)
+        try:
+            edits.apply(folded, edits.FoldNorms())
+        except EditError:  # nothing that folds
+            pass
+        else:
+            label = f"{name} folded"
+            found.append((bench.eager_runner(label, folded, same_as=reference), bench.count_cost(folded, size), size))
+            reference, newest = reference or label, folded
+    if "onnx" in forms:
+        label = f"{name}{' folded' if newest is not model else ''} onnx"
+        path = folder / f"{len(list(folder.iterdir()))}.onnx"
+        export_onnx(newest, path, image_size=size)
+        call = OnnxClassifier(path, threads=threads)
+        found.append((bench.Runner(name=label, call=call, threads=threads, same_as=reference), None, size))
+    return found
+
+
+def _finish_schedules(model: ImageClassifier) -> None:
+    for module in model.modules():
+        if getattr(module, "scheduled", None) == "norm_progress":
+            module.set_scheduled(0.0)  # type: ignore[operator]
+
+
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()

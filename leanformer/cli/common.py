@@ -1,0 +1,73 @@
+"""What several commands do: open a model, evaluate it, print JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leanformer.export import OnnxClassifier
+    from leanformer.models import ImageClassifier
+    from leanformer.tasks import Metrics
+
+
+def open_model(model: str, weights: Path | None = None) -> ImageClassifier | OnnxClassifier:
+    """A run directory, an exported file, or a registered name with a published weight file."""
+    if Path(model).suffix == ".onnx":
+        from leanformer.export import OnnxClassifier
+
+        return OnnxClassifier(model)
+    return open_trainable(model, weights)
+
+
+def open_trainable(model: str, weights: Path | None = None) -> ImageClassifier:
+    """A run directory, or a registered name with a published weight file."""
+    from leanformer import api
+    from leanformer.errors import ConfigError
+
+    if Path(model).suffix == ".onnx":
+        raise ConfigError(f"{model} is an exported file and cannot be changed; give the run directory it came from")
+    return api.load(model, weights)
+
+
+def evaluate_on(model: ImageClassifier | OnnxClassifier, data: str, batch_size: int, workers: int = 0) -> Metrics:
+    """The model's figures on the validation images of a data set whose classes are the model's."""
+    from leanformer.data import EvalBatches, open_data
+    from leanformer.errors import DataError
+    from leanformer.tasks import Classification
+
+    images = open_data(data, "val")
+    if model.classes is not None and tuple(images.classes) != tuple(model.classes):
+        unknown = [name for name in images.classes if name not in model.classes]
+        first = f"; {unknown[0]!r} is none of the model's" if unknown else ""
+        raise DataError(
+            f"{data} has {len(images.classes)} classes, but not the {len(model.classes)} classes that the model was "
+            f"trained on{first}; give the data set of its training"
+        )
+    return Classification().evaluate(model, EvalBatches(images, model.preprocess, batch_size, workers))
+
+
+def check_free(out: Path) -> None:
+    """Refuse a directory that holds a model or a run."""
+    from leanformer.errors import ConfigError
+
+    if any((out / name).exists() for name in ("model.json", "config.json")):
+        raise ConfigError(f"{out} already holds a run; choose another --out")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; give a directory for the model")
+
+
+def print_json(value: Any) -> None:
+    """Write a value as JSON to standard output, floats unrounded."""
+    json.dump(value, sys.stdout, indent=2)
+    print()
+
+
+def report_skipped(skipped: tuple[tuple[str, str], ...]) -> None:
+    """Say which images could not be read."""
+    for _, error in skipped:
+        print(f"skipped: {error}", file=sys.stderr)
+    if skipped:
+        print(f"{len(skipped)} images could not be read and are left out of the figures", file=sys.stderr)

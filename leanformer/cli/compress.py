@@ -1,0 +1,65 @@
+"""`leanformer compress`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from leanformer.cli.common import check_free, evaluate_on, open_trainable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compress:
+    """Apply edits to a trained model, and measure what they changed: outputs, latency, and accuracy if there is
+    data."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A run directory, or a model's name with `--weights`."""
+    edit: tyro.conf.UseAppendAction[tuple[str, ...]]
+    """An edit: fold_norms. Repeat the option for several, in order."""
+    out: Path
+    """Directory of the edited model."""
+    weights: Path | None = None
+    """A published weight file for a model's name."""
+    data: str | None = None
+    """Data set whose validation images measure the accuracy before and after."""
+    batch_size: int = 1
+    """Images in each measured forward pass."""
+    repeats: int = 30
+    """Measured rounds."""
+
+    def run(self) -> int:
+        """Print what was done and what it bought; save the model."""
+        from leanformer import api, bench, edits
+        from leanformer.checkpoints import runs
+        from leanformer.errors import ConfigError
+
+        if not self.edit:
+            raise ConfigError("no edit given; add --edit fold_norms")
+        changes = [edits.parse(name) for name in self.edit]
+        check_free(self.out)
+        before, model = open_trainable(self.model, self.weights), open_trainable(self.model, self.weights)
+        for report in api.apply(model, *changes):
+            print("\n".join(report.lines))
+        runners = [bench.eager_runner("before", before), bench.eager_runner("after", model, same_as="before")]
+        compared = bench.compare(
+            runners, batch_size=self.batch_size, image_size=model.config.image_size, repeats=self.repeats
+        )
+        costs = [bench.count_cost(state, model.config.image_size) for state in (before, model)]
+        rows = [
+            bench.Row(timing=timing, cost=cost, agreement=agreement)
+            for timing, cost, agreement in zip(compared.timings, costs, (None, *compared.agreements), strict=True)
+        ]
+        print(bench.format_text(rows))
+        agreement = compared.agreements[0]
+        extra = {"max_diff": agreement.max_diff, "relative_diff": agreement.relative_diff}
+        if self.data is not None:
+            extra["top1_before"] = evaluate_on(before, self.data, 64).top1
+            extra["top1"] = evaluate_on(model, self.data, 64).top1
+            print(f"top-1 {100 * extra['top1_before']:.2f} % before, {100 * extra['top1']:.2f} % after")
+        runs.save(model, self.out, extra={"metrics": extra, "from": self.model})
+        print(f"saved in {self.out}; next: leanformer export {self.out} --out {self.out / 'model.onnx'}")
+        return 0 if agreement.passed else 1

@@ -1,0 +1,216 @@
+"""`leanformer demo`: the whole way in minutes, on real images, with every promise checked at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leanformer.bench import Row, Runner
+    from leanformer.models import ImageClassifier
+    from leanformer.tasks import Metrics
+    from leanformer.viz import Prediction, Step
+
+RECIPE = "slab_swin_nano_garments"
+LEAST_TOP1 = 0.86
+LARGEST_DIFF = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Train a small SLAB model on embedded images, fold its norms, export it, measure all three and write a report.
+
+    Run again, it goes on from where it was stopped, and reuses a finished training.
+    """
+
+    out: Path = Path("runs/demo")
+    """Directory of everything it writes."""
+    epochs: int | None = None
+    """Passes over the training images; fewer are quicker and miss the accuracy that is checked."""
+    repeats: int = 100
+    """Rounds of the latency measurement."""
+
+    def run(self) -> int:
+        """Print each step, and at the end one line with the figures; 1 if a promise is broken."""
+        from leanformer import api, edits
+        from leanformer.export import OnnxClassifier, export_onnx
+        from leanformer.recipes import find_recipe
+        from leanformer.training import fit
+
+        started = time.perf_counter()
+        config = find_recipe(RECIPE, self.out)
+        if self.epochs is not None:
+            config = replace(config, epochs=self.epochs)
+        print(f"1/5 train {config.model.name} on {config.data}: {config.epochs} epochs")
+        result = fit(
+            config, resume=(self.out / "config.json").exists(), resume_command=f"leanformer demo --out {self.out}"
+        )
+        model = result.model
+        trained = _evaluate(model)
+
+        print("2/5 fold the norms into their neighbours")
+        folded = api.load(self.out)
+        report = edits.apply(folded, edits.FoldNorms())[0]
+        print("\n".join(f"    {line}" for line in report.lines))
+        after_folding = _evaluate(folded)
+        diff = _largest_difference(model, folded)
+        api.save(folded, self.out / "folded")
+
+        print("3/5 export to ONNX and compare")
+        file = self.out / "folded" / "model.onnx"
+        exported = export_onnx(folded, file, image_size=folded.config.image_size)
+        print("\n".join(f"    {line}" for line in exported.lines()))
+        after_export = _evaluate(OnnxClassifier(file))
+
+        print("4/5 measure: trained, folded and exported model in turns, one process")
+        rows, method = self._measure(model, folded, file)
+
+        print("5/5 write the report")
+        changed = int((trained.predictions != after_folding.predictions).sum())
+        notes = {"folded": f"changes {changed} of {trained.count} predictions, the scores by at most {diff:.1e}"}
+        steps = _steps(
+            rows, [trained, after_folding, after_export], [None, diff, exported.verification.max_diff], notes
+        )
+        page = self._report(model, trained, steps, method.rows())
+        figures = {
+            "top1": trained.top1, "folded_max_diff": diff, "folded_changed_predictions": changed,
+            "folded_top1": after_folding.top1, "onnx_top1": after_export.top1, "onnx_norms": exported.num_norms,
+        }  # fmt: skip
+        print(f"\nnext: leanformer predict {self.out} IMAGE, or leanformer train slab_swin_nano --data FOLDER")
+        return _verdict(figures, result.seconds, time.perf_counter() - started, page)
+
+    def _measure(self, model: ImageClassifier, folded: ImageClassifier, file: Path):  # noqa: ANN202
+        import torch
+
+        from leanformer import bench
+        from leanformer.export import OnnxClassifier
+
+        threads = torch.get_num_threads()
+        runners: list[Runner] = [
+            bench.eager_runner("trained", model),
+            bench.eager_runner("folded", folded, same_as="trained"),
+            bench.Runner(name="onnx", call=OnnxClassifier(file, threads=threads), threads=threads, same_as="folded"),
+        ]
+        size = model.config.image_size
+        compared = bench.compare(runners, batch_size=1, image_size=size, repeats=self.repeats, warmup=10)
+        costs = [bench.count_cost(model, size), bench.count_cost(folded, size), None]
+        files = [self.out / "model.safetensors", self.out / "folded" / "model.safetensors", file]
+        rows = [
+            bench.Row(timing=timing, cost=cost, size_bytes=path.stat().st_size, agreement=agreement)
+            for timing, cost, path, agreement in zip(
+                compared.timings, costs, files, (None, *compared.agreements), strict=True
+            )
+        ]
+        print("\n".join(f"    {line}" for line in bench.format_text(rows).splitlines()))
+        return rows, bench.record_method(batch_size=1, image_size=size, warmup=10, repeats=self.repeats)
+
+    def _report(
+        self, model: ImageClassifier, trained: Metrics, steps: list[Step], method: list[tuple[str, str]]
+    ) -> Path:
+        from leanformer.viz import Report, write_report
+
+        lines = (self.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        assert model.classes is not None
+        best = min(steps, key=lambda step: step.median_ms or float("inf"))
+        report = Report(
+            title="leanformer demo: a SLAB model on garments",
+            summary=(
+                f"{100 * trained.top1:.1f} % top-1 on {trained.count} test images after training; folding the norms "
+                f"{steps[1].note}. Fastest here: {best.name}, {best.median_ms:.2f} ms for one image."
+            ),
+            metrics=[json.loads(line) for line in lines],
+            steps=steps,
+            predictions=_predictions(trained, model.classes),
+            classes=model.classes,
+            confusion=trained.confusion().tolist(),
+            method=method,
+            reproduce=(f"leanformer demo --out {self.out}",),
+        )
+        return write_report(self.out / "report.html", report)
+
+
+def _evaluate(model) -> Metrics:  # noqa: ANN001
+    from leanformer.cli.common import evaluate_on
+    from leanformer.tasks import format_line
+
+    metrics = evaluate_on(model, "garments", 200)
+    print(f"    {format_line(metrics)}")
+    return metrics
+
+
+def _largest_difference(model: ImageClassifier, other: ImageClassifier) -> float:
+    """Largest difference of any score on any test image."""
+    import torch
+
+    from leanformer.data import EvalBatches, open_data
+
+    device = next(model.parameters()).device
+    other.to(device)
+    with torch.inference_mode():
+        batches = EvalBatches(open_data("garments", "val"), model.preprocess, 200)
+        return max((model(b.images.to(device)) - other(b.images.to(device))).abs().max().item() for b in batches)
+
+
+def _steps(rows: list[Row], metrics: list[Metrics], diffs: list[float | None], notes: dict[str, str]) -> list[Step]:
+    from leanformer.viz import Step
+
+    steps = []
+    for row, measured, diff in zip(rows, metrics, diffs, strict=True):
+        timing, cost = row.timing, row.cost
+        steps.append(
+            Step(
+                name=timing.name,
+                accuracy=measured.top1,
+                median_ms=timing.median_ms,
+                p10_ms=timing.p10_ms,
+                p90_ms=timing.p90_ms,
+                speedup=timing.speedup,
+                parameters=cost.parameters if cost else None,
+                macs=cost.macs if cost else None,
+                size_bytes=row.size_bytes,
+                max_diff=diff,
+                note=timing.note or notes.get(timing.name, ""),
+            )
+        )
+    return steps
+
+
+def _predictions(metrics: Metrics, classes: tuple[str, ...]) -> list[Prediction]:
+    import numpy as np
+
+    from leanformer.data import open_data
+    from leanformer.viz import Prediction, choose_predictions
+
+    images = open_data("garments", "val")
+    labels, predicted = metrics.labels.tolist(), metrics.predictions.tolist()
+    probabilities = metrics.probabilities.tolist()
+    return [
+        Prediction(
+            image=np.asarray(images.image(int(metrics.indices[i]))),
+            true=classes[labels[i]],
+            predicted=classes[predicted[i]],
+            probability=probabilities[i],
+        )
+        for i in choose_predictions(labels, predicted, probabilities, count=24)
+    ]
+
+
+def _verdict(figures: dict[str, float], training_seconds: float, seconds: float, page: Path) -> int:
+    """Print the last line; 1 if a promise is broken."""
+    broken = []
+    if figures["top1"] < LEAST_TOP1:
+        broken.append(f"top-1 {figures['top1']:.3f} is below {LEAST_TOP1}")
+    if figures["folded_max_diff"] > LARGEST_DIFF or figures["folded_changed_predictions"]:
+        broken.append(f"folding changed {figures['folded_changed_predictions']} predictions")
+    if figures["onnx_top1"] != figures["folded_top1"] or figures["onnx_norms"]:
+        broken.append("the exported file has norms left or another accuracy")
+    line = (
+        f"top1={figures['top1']:.3f} folded_max_diff={figures['folded_max_diff']:.1e} "
+        f"onnx_top1={figures['onnx_top1']:.3f} seconds={seconds:.0f} report={page}"
+    )
+    print(f"training took {training_seconds:.0f} s")
+    print(f"demo failed: {'; '.join(broken)}; {line}" if broken else f"demo ok: {line}")
+    return int(bool(broken))

@@ -1,0 +1,38 @@
+"""`leanformer export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from leanformer.cli.common import open_trainable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a model for another runtime, and compare the file with the model before calling it done."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A run directory, or a model's name with `--weights`."""
+    out: Path
+    """The file to write."""
+    format: Literal["onnx"] = "onnx"
+    """Of the file."""
+    weights: Path | None = None
+    """A published weight file for a model's name."""
+    fixed_batch: bool = False
+    """Fix the batch size at 1 instead of leaving it open."""
+
+    def run(self) -> int:
+        """Print the report of the export."""
+        from leanformer.export import export_onnx
+
+        model = open_trainable(self.model, self.weights)
+        report = export_onnx(model, self.out, image_size=model.config.image_size, dynamic_batch=not self.fixed_batch)
+        print("\n".join(report.lines()))
+        print(f"license of the weights: {model.origin.get('license') or 'not recorded'}")
+        print(f"next: leanformer predict {self.out} IMAGE, or leanformer bench {self.model} {self.out}")
+        return 0

@@ -1,0 +1,105 @@
+"""`leanformer train`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from leanformer.training import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a model on a folder of images.
+
+    The folder holds `train/` and `val/` with one folder per class each, or the class folders alone, of which a fifth
+    is then kept for validation. Without options a recipe for small data sets is used.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A model or a recipe; `leanformer list` shows them."""
+    data: str | None = None
+    """A folder of images, or the embedded data set `garments`. Required, unless the recipe names its data."""
+    out: Path
+    """The run's directory."""
+    epochs: int | None = None
+    """Passes over the training images."""
+    batch_size: int | None = None
+    """Images in one optimizer step."""
+    lr: float | None = None
+    """Largest learning rate."""
+    image_size: int | None = None
+    """Side of the images in pixels."""
+    weights: Path | None = None
+    """A run directory or published file to start from."""
+    ema: float | None = None
+    """Decay of an averaged copy of the weights, which is then the result."""
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Arithmetic of the forward and backward pass."""
+    seed: int | None = None
+    """Of everything random."""
+    workers: int | None = None
+    """Processes that read images."""
+    checkpoint_every_steps: int | None = None
+    """Optimizer steps between checkpoints, besides the one after each epoch."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where to train."""
+    resume: bool = False
+    """Go on from the newest checkpoint in `--out`; the result is that of a run that was never stopped."""
+
+    def run(self) -> int:
+        """Train and say how it went."""
+        from leanformer.tasks import format_line
+        from leanformer.training import fit
+
+        result = fit(self._config(), resume=self.resume, resume_command=_with_resume(sys.argv))
+        if result.evaluation is not None:
+            print(format_line(result.evaluation))
+        if result.skipped:
+            print(f"{len(result.skipped)} images could not be read and were left out")
+        print(f"trained {result.steps} steps in {result.seconds:.0f} s; the model is in {result.out}")
+        print(f"next: leanformer predict {result.out} IMAGE, or leanformer bench {result.out}")
+        return 0
+
+    def _config(self) -> TrainConfig:
+        from leanformer.errors import ConfigError
+        from leanformer.recipes import find_recipe, list_recipes
+
+        config = find_recipe(self.model, self.out)
+        if self.data is None and self.model not in list_recipes():
+            raise ConfigError("no data given; add --data FOLDER, or --data garments for the embedded images")
+        if self.lr is not None:
+            config = replace(config, optimizer=replace(config.optimizer, lr=self.lr))  # type: ignore[type-var]
+        if self.image_size is not None:
+            config = replace(config, model=_with_override(config.model, "image_size", self.image_size))
+        if self.weights is not None:
+            config = replace(config, model=replace(config.model, weights=str(self.weights)))
+        names = (
+            "data",
+            "epochs",
+            "batch_size",
+            "ema",
+            "precision",
+            "seed",
+            "workers",
+            "checkpoint_every_steps",
+            "device",
+        )
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(config, **given)
+
+
+def _with_override(spec, field: str, value: object):  # noqa: ANN001, ANN202
+    kept = tuple(pair for pair in spec.overrides if pair[0] != field)
+    return replace(spec, overrides=(*kept, (field, value)))
+
+
+def _with_resume(command: list[str]) -> str:
+    parts = ["leanformer", *command[1:]]
+    return shlex.join(parts if "--resume" in parts else [*parts, "--resume"])

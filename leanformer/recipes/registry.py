@@ -1,0 +1,89 @@
+"""Names of recipes, and the recipe that any model gets when nothing else is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from leanformer.errors import ConfigError, suggestion
+from leanformer.models import ImageClassifier
+from leanformer.training import (
+    AdamW,
+    Linear,
+    ModelSpec,
+    RecalibrateBatchNorm,
+    Scheduled,
+    TrainConfig,
+)
+from leanformer.zoo import find, list_models
+
+Recipe = Callable[[Path], TrainConfig]
+
+_RECIPES: dict[str, Recipe] = {}
+
+
+def recipe(function: Recipe) -> Recipe:
+    """Function decorator: the function, from the run's directory to its config, becomes a recipe under its own name."""
+    name = function.__name__
+    assert name not in _RECIPES, f"recipe {name!r} is registered twice"
+    _RECIPES[name] = function
+    return function
+
+
+def list_recipes() -> list[str]:
+    """The names of the recipes, sorted."""
+    return sorted(_RECIPES)
+
+
+def describe_recipe(name: str) -> str:
+    """The first line of what a recipe says of itself."""
+    return (_RECIPES[name].__doc__ or "").strip().partition("\n")[0]
+
+
+def find_recipe(name: str, out: Path) -> TrainConfig:
+    """The run that a recipe's or a model's name stands for; a model gets the default recipe.
+
+    Raises:
+        ConfigError: if there is neither, naming the nearest of both.
+    """
+    if name in _RECIPES:
+        return _RECIPES[name](out)
+    if name.partition(".")[0] in list_models():
+        return default_recipe(ModelSpec(name=name), out)
+    choices = [*_RECIPES, *list_models()]
+    hint = suggestion(name, choices) or "; `leanformer list` shows models and recipes"
+    raise ConfigError(f"unknown model or recipe {name!r}{hint}")
+
+
+def default_recipe(model: ModelSpec, out: Path) -> TrainConfig:
+    """A run that suits small data sets on small machines: AdamW, cosine with warm-up, light augmentation, clipping.
+
+    A progressive norm gives its starting norm up over the first half of training, as SLAB advises: the schedule must
+    end well before training does. Batch statistics are recalibrated at the end.
+    """
+    progressive, batch_norms = _traits(model)
+    schedule = Scheduled(what="norm_progress", schedule=Linear(start=1.0, end=0.0, until=0.5))
+    return TrainConfig(
+        model=model,
+        out=out,
+        optimizer=AdamW(lr=2e-3, weight_decay=0.05),
+        epochs=30,
+        batch_size=32,
+        clip=5.0,
+        label_smoothing=0.1,
+        schedules=(schedule,) if progressive else (),
+        finish=(RecalibrateBatchNorm(batches=100),) if batch_norms else (),
+    )
+
+
+def _traits(model: ModelSpec) -> tuple[bool, bool]:
+    """Whether the model has progressive norms, and whether it has batch norms."""
+    config = model.config if model.name is None else find(model.name)
+    assert config is not None
+    with torch.device("meta"):
+        modules = list(ImageClassifier(config).modules())
+    progressive = any(getattr(module, "scheduled", None) == "norm_progress" for module in modules)
+    return progressive, any(isinstance(module, _BatchNorm) for module in modules)
