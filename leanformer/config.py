@@ -1,6 +1,7 @@
 """Configurations as values: frozen dataclasses with a `kind`, written to JSON and read back strictly.
 
-A config exists only where a user chooses (attention, norm, backbone, schedule, run, ...). Its decorator makes it a frozen
+A config exists only where a user chooses (attention, norm, backbone, schedule, run, ...). Its decorator makes it a
+frozen
 keyword-only dataclass and registers its kind, so that `from_dict(to_dict(config)) == config` for every one of them.
 """
 
@@ -16,8 +17,9 @@ from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, 
 from leanformer.errors import ConfigError, suggestion
 
 T = TypeVar("T")
-PerStage = Union[T, tuple[Union[T, tuple[T, ...]], ...]]
-"""A value for every stage, or a tuple with one entry per stage, an entry being a value or a tuple with one per block."""
+PerStage = Union[T, tuple[T | tuple[T, ...], ...]]  # noqa: UP007 - a generic alias, which X | Y is not
+"""A value for every stage, or a tuple with one entry per stage, an entry being a value or a tuple with one per
+block."""
 
 _KINDS: dict[str, type] = {}
 
@@ -57,7 +59,8 @@ def at(value: PerStage[T], stage: int, block: int) -> T:
 
 
 def to_dict(value: Any) -> Any:
-    """The JSON form of a config (or of a plain value): dataclasses become objects with a `kind`, tuples become lists."""
+    """The JSON form of a config (or of a plain value): dataclasses become objects with a `kind`, tuples become
+    lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"kind": getattr(value, "kind", None), **fields}
@@ -87,7 +90,7 @@ def from_dict(data: Any, expected: type[T], path: str = "config") -> T:
     if not issubclass(cls, expected):
         choices = ", ".join(sorted(registered_kinds(expected)))
         raise ConfigError(f"{path}: kind {kind!r} is not a {expected.__name__}; choose one of {choices}")
-    names = {f.name for f in dataclasses.fields(cls)}
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values = {}
     for name, item in data.items():
         if name == "kind":

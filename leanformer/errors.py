@@ -1,7 +1,7 @@
 """Errors that a user can fix, and the two helpers that make their messages useful.
 
-Everything that is the user's to mend (a name, a file, an option) derives from `LeanformerError`; the command line prints it
-without a traceback. What a developer broke stays an `assert` or an ordinary exception.
+Everything that is the user's to mend (a name, a file, an option) derives from `LeanformerError`; the command line
+prints it without a traceback. What a developer broke stays an `assert` or an ordinary exception.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from types import ModuleType
 
 
 class LeanformerError(Exception):
-    """Something asked of leanformer cannot be done; the message says what was asked, what was found and what would work."""
+    """Something asked of leanformer cannot be done; the message says what was asked, what was found and what would
+    work."""
 
 
 class ConfigError(LeanformerError):

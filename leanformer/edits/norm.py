@@ -1,4 +1,5 @@
-"""Edits of norms: folding affine norms into the linear layers around them (SLAB, https://arxiv.org/abs/2405.11582, section 3.2)."""
+"""Edits of norms: folding affine norms into the linear layers around them (SLAB, https://arxiv.org/abs/2405.11582,
+section 3.2)."""
 
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ from leanformer.layers.site import NormSite
 class FoldNorms(Edit):
     """Fold every norm that is affine in eval mode into its linear neighbours, exactly, biases included.
 
-    Norms behind a layer fold backward into it, norms in front fold forward. Zero-padded windows then pad with the vector that the
-    norm maps to zero. A norm that cannot be folded exactly becomes a `FrozenAffine`; `frozen` records those. LayerNorms depend
-    on each input and stay.
+    Norms behind a layer fold backward into it, norms in front fold forward. Zero-padded windows then pad with the
+    vector that the
+    norm maps to zero. A norm that cannot be folded exactly becomes a `FrozenAffine`; `frozen` records those.
+    LayerNorms depend on each input and stay.
     """
 
     frozen: tuple[str, ...] = ()
@@ -94,8 +96,9 @@ def _refuse_unfinished(items: list[_Found]) -> None:
         norm = item.site.norm
         if isinstance(norm, ProgressiveNorm) and float(norm.progress) > 0.0:
             raise EditError(
-                f"fold_norms: {item.name} still blends {float(norm.progress):.3f} of its start norm, so folding would change the "
-                "model that was trained; train until norm_progress is 0, or set it to 0 on purpose with set_scheduled(0.0)"
+                f"fold_norms: {item.name} still blends {float(norm.progress):.3f} of its start norm, so folding would "
+                "change the model that was trained; train until norm_progress is 0, or set it to 0 on purpose with "
+                "set_scheduled(0.0)"
             )
 
 

@@ -44,7 +44,8 @@ class Branch(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (https://arxiv.org/abs/1603.09382): zero whole samples while training, scale the kept ones up."""
+    """Stochastic depth (https://arxiv.org/abs/1603.09382): zero whole samples while training, scale the kept ones
+    up."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

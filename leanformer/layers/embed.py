@@ -35,7 +35,9 @@ class ConvStem(nn.Module):
     def __init__(self, in_channels: int, dim: int, patch_size: int, norm: nn.Module) -> None:
         super().__init__()
         if patch_size < 2 or patch_size & (patch_size - 1):
-            raise ConfigError(f"a convolutional stem needs a patch size that is a power of two from 2 on, got {patch_size}")
+            raise ConfigError(
+                f"a convolutional stem needs a patch size that is a power of two from 2 on, got {patch_size}"
+            )
         depth = patch_size.bit_length() - 1
         widths = [in_channels, *(max(dim >> (depth - 1 - i), 8) for i in range(depth))]
         self.convs = nn.ModuleList(
@@ -63,7 +65,8 @@ class ConvStem(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Join each 2 x 2 neighbourhood into one token and project it (Swin, section 3.1); odd sides are padded with zeros."""
+    """Join each 2 x 2 neighbourhood into one token and project it (Swin, section 3.1); odd sides are padded with
+    zeros."""
 
     def __init__(self, dim: int, dim_out: int, norm: nn.Module) -> None:
         super().__init__()

@@ -20,7 +20,9 @@ class ClassifierHead(nn.Module):
         prefix_tokens: tokens in front of the map, left out of the mean.
     """
 
-    def __init__(self, dim: int, num_classes: int, norm: nn.Module, pool: Pool = "mean", prefix_tokens: int = 0) -> None:
+    def __init__(
+        self, dim: int, num_classes: int, norm: nn.Module, pool: Pool = "mean", prefix_tokens: int = 0
+    ) -> None:
         super().__init__()
         self.norm = norm
         self.pool = pool

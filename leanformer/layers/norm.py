@@ -1,7 +1,7 @@
 """Norms on tokens: LayerNorm, RepBN and progressive RepBN (SLAB, https://arxiv.org/abs/2405.11582, section 3.2).
 
-Batch-type norms cost nothing at inference, because they fold into the linear layers around them; training straight with them
-fails in transformers. RepBN adds a learnable shortcut, PRepBN blends from LayerNorm to RepBN while training.
+Batch-type norms cost nothing at inference, because they fold into the linear layers around them; training straight
+with them fails in transformers. RepBN adds a learnable shortcut, PRepBN blends from LayerNorm to RepBN while training.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class RepBN(NormConfig):
 
 @register_config("p_rep_bn")
 class PRepBN(NormConfig):
-    """A norm that starts as `start` and ends as RepBN, blended by the schedule `norm_progress` (1 to 0) while training."""
+    """A norm that starts as `start` and ends as RepBN, blended by the schedule `norm_progress` (1 to 0) while
+    training."""
 
     start: NormConfig = LayerNorm()
     eps: float = 1e-5
@@ -95,7 +96,8 @@ class RepBatchNorm(nn.Module):
 
 
 class ProgressiveNorm(nn.Module):
-    """progress * start(x) + (1 - progress) * rep(x) while training; rep(x) alone in eval mode, whatever the progress."""
+    """progress * start(x) + (1 - progress) * rep(x) while training; rep(x) alone in eval mode, whatever the
+    progress."""
 
     scheduled: ClassVar[str] = "norm_progress"
     progress: Tensor

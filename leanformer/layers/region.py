@@ -17,8 +17,8 @@ from leanformer.layers.site import Grid
 class Window(nn.Module):
     """Run a mixer inside square windows, the map rolled by `shift` first.
 
-    Maps whose sides are no multiples of `size` are padded at the bottom and right. `masked` keeps tokens that the roll brought
-    together from attending to each other.
+    Maps whose sides are no multiples of `size` are padded at the bottom and right. `masked` keeps tokens that the roll
+    brought together from attending to each other.
     """
 
     pad: Tensor | None
@@ -34,7 +34,8 @@ class Window(nn.Module):
         self.register_buffer("mask", self._mask(grid), persistent=False)
 
     def set_padding(self, value: Tensor) -> None:
-        """Pad with the vector `value`, (C,), in place of zeros: the input that becomes zero once a folded norm is applied."""
+        """Pad with the vector `value`, (C,), in place of zeros: the input that becomes zero once a folded norm is
+        applied."""
         self.pad = value
 
     def forward(self, mixer: Callable[..., Tensor], x: Tensor, grid: Grid) -> Tensor:

@@ -1,7 +1,7 @@
 """What a place in a model tells the module built there, and what that module offers to edits.
 
-A backbone only says *where* (`Site`); configs decide *what* is built there. Edits find norms through `NormSite`, so they
-never need to know a backbone's class.
+A backbone only says *where* (`Site`); configs decide *what* is built there. Edits find norms through `NormSite`, so
+they never need to know a backbone's class.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class Site:
 class TokenMixer(Protocol):
     """The body of an attention branch: (B, N, C) to (B, N, C)."""
 
-    takes_mask: bool
-    """Whether it can run in a shifted window."""
+    @property
+    def takes_mask(self) -> bool:
+        """Whether it can run in a shifted window."""
+        ...
 
     def __call__(self, x: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """Mix the tokens `x` of a map of size `grid`."""

@@ -1,4 +1,5 @@
-"""What every backbone offers: tokens of the last stage, one map per stage for dense tasks, and a config that builds it."""
+"""What every backbone offers: tokens of the last stage, one map per stage for dense tasks, and a config that builds
+it."""
 
 from __future__ import annotations
 

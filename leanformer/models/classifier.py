@@ -1,4 +1,5 @@
-"""An image classifier: a backbone, a head, and what belongs to the finished model (classes, preprocessing, edits, origin)."""
+"""An image classifier: a backbone, a head, and what belongs to the finished model (classes, preprocessing, edits,
+origin)."""
 
 from __future__ import annotations
 

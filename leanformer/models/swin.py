@@ -37,7 +37,8 @@ class Swin(BackboneConfig):
     qkv_bias: bool = True
     attention: PerStage[AttentionConfig] = SWIN_SOFTMAX
     window_size: PerStage[int | None] = 7
-    """Side of the attention windows; None for the whole map. Odd blocks shift them by half where the attention takes a mask."""
+    """Side of the attention windows; None for the whole map. Odd blocks shift them by half where the attention takes a
+    mask."""
     unmasked_shift: bool = False
     """Also shift windows of attentions that take no mask, so that tokens mix across the map's border."""
     stem: Literal["patch", "conv"] = "patch"
@@ -95,7 +96,9 @@ class SwinTransformer(Backbone):
             downsample = None
             if stage:
                 grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
-                downsample = PatchMerging(dims[stage - 1], dims[stage], norms.at("downsample").build(4 * dims[stage - 1]))
+                downsample = PatchMerging(
+                    dims[stage - 1], dims[stage], norms.at("downsample").build(4 * dims[stage - 1])
+                )
             blocks = [_block(config, stage, index, grid, next(rates)) for index in range(depth)]
             stages.append(Stage(downsample, blocks))
         self.stages = nn.ModuleList(stages)
@@ -103,7 +106,11 @@ class SwinTransformer(Backbone):
 
     def no_weight_decay(self) -> set[str]:
         """The position table and the relative position biases."""
-        return {name for name, _ in self.named_parameters() if name == "position.table" or name.endswith("kernel.bias.table")}
+        return {
+            name
+            for name, _ in self.named_parameters()
+            if name == "position.table" or name.endswith("kernel.bias.table")
+        }
 
     def forward_stages(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
         """Tokens (B, N, C) and grid at the end of each stage."""

@@ -80,14 +80,14 @@ class VisionTransformer(Backbone):
         dim, prefix = config.dim, int(config.pool == "token")
         self.feature_info = (FeatureInfo(dim, config.patch_size),)
         self.stem = PatchEmbed(config.in_channels, dim, config.patch_size)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, dim), requires_grad=bool(prefix)) if self._has_token(config) else None
+        self.class_token = (
+            nn.Parameter(torch.zeros(1, 1, dim), requires_grad=bool(prefix)) if self._has_token(config) else None
+        )
         if self.class_token is not None:
             nn.init.trunc_normal_(self.class_token, std=0.02)
         self.prefix_tokens = prefix
         self.position = LearnedPosition(dim, grid, prefix, std=0.02)
-        site = Site(
-            dim=dim, num_heads=config.num_heads, grid=grid, prefix_tokens=prefix, qkv_bias=config.qkv_bias
-        )
+        site = Site(dim=dim, num_heads=config.num_heads, grid=grid, prefix_tokens=prefix, qkv_bias=config.qkv_bias)
         rates = drop_path_rates(config.drop_path, config.depth)
         self.stages = nn.ModuleList([Stage([_block(config, site, i, rate) for i, rate in enumerate(rates)])])
         trunc_normal_linears(self)

@@ -6,11 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def softmax_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias + mask) v.
 
-    q is (B, h, N, d), k and v are (B, h, M, d); the result is (B, h, N, d). `bias` is (h, N, M). `mask` is (W, N, M) and
-    additive: batch entry i uses mask i modulo W, which is the order in which `split_windows` lays out W windows per image.
+    q is (B, h, N, d), k and v are (B, h, M, d); the result is (B, h, N, d). `bias` is (h, N, M). `mask` is (W, N, M)
+    and
+    additive: batch entry i uses mask i modulo W, which is the order in which `split_windows` lays out W windows per
+    image.
     """
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.unsqueeze(0))

@@ -1,4 +1,5 @@
-"""The one linear attention: softmax replaced by a feature map, so that the sum over keys comes first and cost is linear."""
+"""The one linear attention: softmax replaced by a feature map, so that the sum over keys comes first and cost is
+linear."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from torch import Tensor
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float) -> Tensor:
     """Each query's average of the values, weighted by q . k_j: o_i = q_i (sum_j k_j v_j^T) / (q_i . sum_j k_j + eps).
 
-    q is (B, h, N, d), k is (B, h, M, d), v is (B, h, M, e), all after their feature map (non-negative q and k); the result is
+    q is (B, h, N, d), k is (B, h, M, d), v is (B, h, M, e), all after their feature map (non-negative q and k); the
+    result is
     (B, h, N, e) in the dtype of v. A query whose features are all zero gets exactly zero. Sums and the division are in
     float32 whatever the input, and keys are scaled by 1 / M first, so that half-precision inputs cannot overflow.
     """

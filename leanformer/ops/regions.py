@@ -23,7 +23,8 @@ def pad_to_multiple(x: Tensor, size: int, value: Tensor | None = None) -> Tensor
 
 
 def split_windows(x: Tensor, size: int) -> Tensor:
-    """(B, H, W, C) to (B W, size^2, C), H and W being multiples of `size`; windows and their tokens in row-major order."""
+    """(B, H, W, C) to (B W, size^2, C), H and W being multiples of `size`; windows and their tokens in row-major
+    order."""
     batch, height, width, channels = x.shape
     x = x.view(batch, height // size, size, width // size, size, channels)
     return x.transpose(2, 3).reshape(-1, size * size, channels)
@@ -36,7 +37,8 @@ def join_windows(x: Tensor, size: int, height: int, width: int) -> Tensor:
 
 
 def shifted_window_mask(height: int, width: int, size: int, shift: int) -> Tensor:
-    """The additive mask (W, size^2, size^2) of a map rolled by (-shift, -shift): -100 between tokens that were not neighbours.
+    """The additive mask (W, size^2, size^2) of a map rolled by (-shift, -shift): -100 between tokens that were not
+    neighbours.
 
     Swin (https://arxiv.org/abs/2103.14030, section 3.2). `height` and `width` are multiples of `size`.
     """

@@ -1,7 +1,8 @@
-"""The published layouts of plain DeiT and Swin, which SLAB's and FLatten's files extend, and the weights of the plain models.
+"""The published layouts of plain DeiT and Swin, which SLAB's and FLatten's files extend, and the weights of the plain
+models.
 
-One key map for each family covers all of them: the systems add keys of their own (`dwc`, `positional_encoding`, `scale`) and other
-norms under the same places.
+One key map for each family covers all of them: the systems add keys of their own (`dwc`, `positional_encoding`,
+`scale`) and other norms under the same places.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from leanformer.zoo.weights import Layout, Weights, publish, register_layout
 
 
 def norm_rules(published: str, ours: str) -> tuple[Rule, ...]:
-    """A norm in any of its published forms: LayerNorm, bare RepBN (`alpha`, `bn`), progressive (`norm1`, `norm2`, counters)."""
+    """A norm in any of its published forms: LayerNorm, bare RepBN (`alpha`, `bn`), progressive (`norm1`, `norm2`,
+    counters)."""
     return (
         Rename(f"{published}.norm1.{{leaf}}", f"{ours}.start.{{leaf}}"),
         Rename(f"{published}.norm2.{{rest}}", f"{ours}.rep.{{rest}}"),
@@ -77,9 +79,7 @@ def adapt(config: BackboneConfig, shapes: Mapping[str, tuple[int, ...]]) -> Back
     return config
 
 
-def _with_norms(
-    config: BackboneConfig, old: type[NormConfig], new: Callable[[Any], NormConfig]
-) -> BackboneConfig:
+def _with_norms(config: BackboneConfig, old: type[NormConfig], new: Callable[[Any], NormConfig]) -> BackboneConfig:
     places = {place.name: getattr(config.norms, place.name) for place in fields(config.norms)}
     swapped = {name: new(norm) if isinstance(norm, old) else norm for name, norm in places.items()}
     return replace(config, norms=Norms(**swapped))

@@ -32,7 +32,8 @@ def foreign_keys(config: BackboneConfig, shapes: Shapes) -> list[str]:
 
 
 def looks_like(shapes: Shapes) -> str | None:
-    """The name of the registered model whose published keys and shapes are nearest to these, or None if none is near."""
+    """The name of the registered model whose published keys and shapes are nearest to these, or None if none is
+    near."""
     best, best_score = None, 0.5
     for name in list_models():
         try:

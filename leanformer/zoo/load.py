@@ -23,7 +23,8 @@ def load_published(
     The number of classes follows the file, and so does the form of the norms (bare or progressive RepBN).
 
     Raises:
-        CheckpointError: if the keys or shapes are not those of the model, naming the first foreign key and the model that the
+        CheckpointError: if the keys or shapes are not those of the model, naming the first foreign key and the model
+        that the
             checkpoint looks like.
     """
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
@@ -52,7 +53,9 @@ def _check(config: BackboneConfig, shapes: Shapes, source: str, name: str | None
         lines.append(f"  {len(missing)} keys are missing, first: {missing[0]} {expected[missing[0]]}")
     if unequal:
         key = unequal[0]
-        lines.append(f"  {len(unequal)} keys have another shape, first: {key} is {shapes[key]}, expected {expected[key]}")
+        lines.append(
+            f"  {len(unequal)} keys have another shape, first: {key} is {shapes[key]}, expected {expected[key]}"
+        )
     guess = looks_like(shapes)
     if guess is not None and guess != name:
         lines.append(f"  this looks like a checkpoint of {guess}; try that name")

@@ -1,4 +1,5 @@
-"""SLAB: progressive re-parameterised BatchNorm and simplified linear attention (https://arxiv.org/abs/2405.11582, ICML 2024).
+"""SLAB: progressive re-parameterised BatchNorm and simplified linear attention (https://arxiv.org/abs/2405.11582, ICML
+2024).
 
 The published code has no licence; its weights are on the release page of its repository.
 """
@@ -69,7 +70,8 @@ def slab_swin_base() -> Swin:
 
 @register
 def slab_swin_nano() -> Swin:
-    """A SLAB model of 0.4 million parameters for small images: simplified linear attention throughout, convolutional stem."""
+    """A SLAB model of 0.4 million parameters for small images: simplified linear attention throughout, convolutional
+    stem."""
     return replace(swin_nano(), attention=SimplifiedLinear(), window_size=None, norms=SWIN_NORMS)
 
 

@@ -34,7 +34,8 @@ class Layout:
 
     key_map: KeyMap
     adapt: Callable[[BackboneConfig, Mapping[str, tuple[int, ...]]], BackboneConfig]
-    """The config that fits a file with these published keys and shapes, where files of one model come in several forms."""
+    """The config that fits a file with these published keys and shapes, where files of one model come in several
+    forms."""
 
 
 def publish(name: str, weights: Weights) -> None:

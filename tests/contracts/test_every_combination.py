@@ -1,4 +1,5 @@
-"""Any attention x any norm x any backbone: trains, runs at other sizes, folds, saves and loads. New ones are picked up here."""
+"""Any attention x any norm x any backbone: trains, runs at other sizes, folds, saves and loads. New ones are picked up
+here."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 
 import leanformer
+from leanformer.api import list_models
 from leanformer.config import registered_kinds
 from leanformer.errors import EditError
 from leanformer.layers.attention import AttentionConfig
 from leanformer.layers.norm import NormConfig, Norms
-from leanformer.api import list_models
 from leanformer.models import BackboneConfig, ImageClassifier, find
 
 

@@ -1,4 +1,5 @@
-"""Single modules and norms, step by step in train mode, equal the published ones, in the corners that whole models do not show."""
+"""Single modules and norms, step by step in train mode, equal the published ones, in the corners that whole models do
+not show."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def load_attention(mixer: torch.nn.Module, weights: dict[str, torch.Tensor]) -> 
     mixer.load_state_dict({key.removeprefix(prefix): value for key, value in ours.items()})
 
 
-@pytest.mark.parametrize("case", ["swin_kv", "swin_kv_tiny", "swin_kv_dead", "swin_qk", "swin_qk_tiny", "swin_qk_dead", "deit"])
+@pytest.mark.parametrize(
+    "case", ["swin_kv", "swin_kv_tiny", "swin_kv_dead", "swin_qk", "swin_qk_tiny", "swin_qk_dead", "deit"]
+)
 def test_simplified_attention_equals_slab(case: str) -> None:
     meta, arrays = golden.load(HERE / "slab/modules/sla.npz")
     shape = meta["cases"][case]["input_shape"]

@@ -30,7 +30,9 @@ def test_the_shift_mask_allows_exactly_the_pairs_that_were_neighbours() -> None:
     places = torch.arange(height * width).view(1, height, width, 1)
     rolled = ops.split_windows(places.roll((-shift, -shift), (1, 2)), size)[..., 0]
     rows, columns = rolled // width, rolled % width
-    near = ((rows[:, :, None] - rows[:, None, :]).abs() < size) & ((columns[:, :, None] - columns[:, None, :]).abs() < size)
+    near = ((rows[:, :, None] - rows[:, None, :]).abs() < size) & (
+        (columns[:, :, None] - columns[:, None, :]).abs() < size
+    )
     mask = ops.shifted_window_mask(height, width, size, shift)
     assert torch.equal(mask == 0, near)
     assert set(mask.unique().tolist()) == {-100.0, 0.0}

@@ -1,5 +1,6 @@
-"""Focused linear attention (FLatten, https://arxiv.org/abs/2308.00442, section 4): a power map that sharpens the ReLU features
-without changing their norm, and a depthwise convolution on the values that restores the rank of the attention matrix."""
+"""Focused linear attention (FLatten, https://arxiv.org/abs/2308.00442, section 4): a power map that sharpens the ReLU
+features without changing their norm, and a depthwise convolution on the values that restores the rank of the attention
+matrix."""
 
 from __future__ import annotations
 

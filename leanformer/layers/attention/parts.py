@@ -10,7 +10,8 @@ from leanformer.layers.site import Grid
 
 
 class LocalValues(nn.Module):
-    """A depthwise convolution on the values, one set of kernels for all heads: the local detail that a linear kernel averages away.
+    """A depthwise convolution on the values, one set of kernels for all heads: the local detail that a linear kernel
+    averages away.
 
     Prefix tokens have no place on the map and get nothing.
     """

@@ -1,5 +1,5 @@
-"""Simplified linear attention (SLAB, https://arxiv.org/abs/2405.11582, section 3.3): ReLU features, a learned position on the keys,
-and a depthwise convolution on the values that returns the local detail a linear kernel averages away."""
+"""Simplified linear attention (SLAB, https://arxiv.org/abs/2405.11582, section 3.3): ReLU features, a learned position
+on the keys, and a depthwise convolution on the values that returns the local detail a linear kernel averages away."""
 
 from __future__ import annotations
 
