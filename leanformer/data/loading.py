@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -214,6 +215,11 @@ class _Steps(Sampler[Step]):
         return len(self.steps)
 
 
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, but when to stop is for the one that trains to decide."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class _Reader:
     """Reads batches here or in workers, which stay from one epoch to the next, and remembers the unreadable images."""
 
@@ -260,4 +266,5 @@ class _Reader:
             persistent_workers=True,
             multiprocessing_context="forkserver" if "forkserver" in methods else "spawn",
             generator=torch.Generator(),  # else it would draw from the global one
+            worker_init_fn=_ignore_interrupts,
         )
