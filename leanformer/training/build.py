@@ -13,7 +13,7 @@ from leanformer.checkpoints.resize import fit_positions
 from leanformer.checkpoints.strict import load_strict
 from leanformer.config import replace_at
 from leanformer.errors import ConfigError
-from leanformer.models import ImageClassifier, Preprocess, find
+from leanformer.models import BackboneConfig, ImageClassifier, Preprocess, find
 from leanformer.training.config import ModelSpec
 from leanformer.zoo.load import load_published
 from leanformer.zoo.weights import published
@@ -33,6 +33,7 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
     """
     config = spec.config if spec.name is None else find(spec.name)
     assert config is not None
+    trained_at = config.image_size
     for field, value in spec.overrides:
         if field == "num_classes":
             raise ConfigError(
@@ -42,7 +43,7 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
     model = ImageClassifier(replace(config, num_classes=len(classes)), spec.name)
     model.set_classes(classes)
     if spec.weights is not None:
-        source = _source(spec, model)
+        source = _source(spec, replace(model.config, image_size=trained_at))
         load_strict(model, fit_positions(_wanted(source, model), model), source=spec.weights)
         preprocess = preprocess or source.preprocess
     if preprocess is not None:
@@ -51,12 +52,12 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
     return model
 
 
-def _source(spec: ModelSpec, model: ImageClassifier) -> ImageClassifier:
-    """The finished model in the run directory or published file that `spec.weights` names."""
+def _source(spec: ModelSpec, config: BackboneConfig) -> ImageClassifier:
+    """The finished model in the run directory that `spec.weights` names, or that of `config` in a published file."""
     assert spec.weights is not None
     if Path(spec.weights).is_dir():
         return runs.load(spec.weights)
-    source = load_published(model.config, files.read_weights(spec.weights), source=spec.weights, name=spec.name)
+    source = load_published(config, files.read_weights(spec.weights), source=spec.weights, name=spec.name)
     record = published(spec.name) if spec.name else None
     if record is not None:
         source.preprocess = record.preprocess

@@ -14,7 +14,7 @@ from leanformer.errors import LeanformerError
 log = logging.getLogger(__name__)
 
 
-class Interrupted(LeanformerError):  # noqa: N818 - nothing went wrong
+class Interrupted(LeanformerError):
     """The run was asked to stop, saved itself and can be resumed; the message says how."""
 
     exit_code: ClassVar[int] = 130

@@ -117,7 +117,7 @@ def test_a_directory_that_holds_a_run_is_not_overwritten(plain_config, nano_data
     short = replace(plain_config, epochs=1)
     fit(short, data=nano_data)
     before = (short.out / "model.json").read_bytes()
-    with pytest.raises(ConfigError, match="already holds a run.*--resume.*another --out"):
+    with pytest.raises(ConfigError, match=r"already holds a run.*--resume.*another --out"):
         fit(short, data=nano_data)
     assert (short.out / "model.json").read_bytes() == before
 
