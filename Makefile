@@ -1,0 +1,58 @@
+# `make demo` and `make test` do all set-up on a machine with Python >= 3.11 (with venv) and make.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+JOBS ?= 2
+OUT ?= runs/demo
+
+.PHONY: help setup demo test test-all lint docs clean
+
+help:
+	@echo "make demo      train, fold, export, measure and report on real images (minutes)"
+	@echo "make test      lint, types, import layers and the tests"
+	@echo "make test-all  the slow tests too"
+	@echo "make lint      lint, types and import layers"
+	@echo "make docs      the documentation, into site/"
+	@echo "make setup     the environment in $(VENV), which all of these make first"
+	@echo "make clean     remove the environment and everything that was built"
+
+setup: $(STAMP)
+
+# The first Python >= 3.11 that runs; PYTHON=... chooses another.
+$(STAMP): pyproject.toml constraints.txt
+	@python="$(PYTHON)"; \
+	for candidate in python3 python3.13 python3.12 python3.11; do \
+		test -n "$$python" && break; \
+		$$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && python=$$candidate; \
+	done; \
+	if test -z "$$python"; then \
+		echo "no Python >= 3.11 with venv found; install one (Debian: apt-get install python3 python3-venv), or give PYTHON=..."; \
+		exit 1; \
+	fi; \
+	echo "setting up $(VENV) with $$python (a few minutes the first time)"; \
+	rm -rf $(VENV) && $$python -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx,dev,docs]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/leanformer demo --out $(OUT)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell leanformer tests docs tools *.md
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/basedpyright
+
+test: lint
+	OMP_NUM_THREADS=1 LEANFORMER_REQUIRE_EXTRAS=1 $(BIN)/pytest -n $(JOBS) -m "not slow and not gpu"
+
+test-all: lint
+	OMP_NUM_THREADS=1 LEANFORMER_REQUIRE_EXTRAS=1 $(BIN)/pytest -n $(JOBS) -m "not gpu"
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
