@@ -1,8 +1,8 @@
 """Configurations as values: frozen dataclasses with a `kind`, written to JSON and read back strictly.
 
 A config exists only where a user chooses (attention, norm, backbone, schedule, run, ...). Its decorator makes it a
-frozen
-keyword-only dataclass and registers its kind, so that `from_dict(to_dict(config)) == config` for every one of them.
+frozen keyword-only dataclass and registers its kind, so that `from_dict(to_dict(config)) == config` for every one of
+them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A comparison that may be believed: outputs first, time second, and no speed-up where outputs differ that should not."""
+"""A comparison that may be believed: outputs first, time second, and no speed-up where outputs differ that should
+not."""
 
 from __future__ import annotations
 
@@ -101,8 +102,8 @@ def gate(timings: Sequence[Timing], agreements: Sequence[Agreement]) -> list[Tim
 
 def _reason(agreement: Agreement) -> str:
     return (
-        f"no speed-up: {agreement.name} differs from {agreement.reference} by {agreement.relative_diff:.1e} of its scale "
-        f"(allowed {agreement.tolerance:.0e})"
+        f"no speed-up: {agreement.name} differs from {agreement.reference} by {agreement.relative_diff:.1e} of its "
+        f"scale (allowed {agreement.tolerance:.0e})"
     )
 
 

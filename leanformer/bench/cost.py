@@ -1,7 +1,8 @@
 """What a model costs on paper: parameters and multiply-accumulates, counted from its modules.
 
-Counting operators would miss attention: torch's FLOP counter sees nothing inside the fused CPU kernel. So each attention
-kernel declares its own `macs(num_queries, num_keys)`, and linear layers and convolutions follow from their weights.
+Counting operators would miss attention: torch's FLOP counter sees nothing inside the fused CPU kernel. So each
+attention kernel declares its own `macs(num_queries, num_keys)`, and linear layers and convolutions follow from their
+weights.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Cost:
 def count_cost(model: nn.Module, image_size: int | tuple[int, int]) -> Cost:
     """The cost of `model` on one image of `image_size`.
 
-    A copy runs on tensors without data, so nothing is computed and large images cost no memory. Attention of modules that
-    do not declare `macs` (those of other libraries) is not seen.
+    A copy runs on tensors without data, so nothing is computed and large images cost no memory. Attention of modules
+    that do not declare `macs` (those of other libraries) is not seen.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 

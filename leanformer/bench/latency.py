@@ -1,8 +1,8 @@
 """Latency of several models in one process, in turns: what slows the machine down slows all of them alike.
 
-A figure taken in a run of its own cannot be compared with another: clocks, caches and neighbours differ by more than most
-speed-ups. Here every round times each runner once, in alternating order, and the speed-up is the median of the rounds'
-ratios, with an interval that says whether it is more than noise.
+A figure taken in a run of its own cannot be compared with another: clocks, caches and neighbours differ by more than
+most speed-ups. Here every round times each runner once, in alternating order, and the speed-up is the median of the
+rounds' ratios, with an interval that says whether it is more than noise.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Timing:
 
 
 def eager_runner(name: str, model: nn.Module, *, same_as: str | None = None) -> Runner:
-    """A runner of a model as it is, on the device and in the type of its parameters; the model is put into eval mode."""
+    """A runner of a model as it is, on the device and in the type of its parameters; the model is put into eval
+    mode."""
     model.eval()
     first = next(model.parameters(), torch.empty(0))
     return Runner(name=name, call=model, device=first.device, dtype=first.dtype, same_as=same_as)

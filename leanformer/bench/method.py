@@ -73,8 +73,9 @@ def record_method(
         warmup=warmup,
         repeats=repeats,
         timing=(
-            "all in one process, in turns of alternating order, each timed call after an untimed one of the same model; "
-            "median, 10 % and 90 % quantiles; speed-up = median of the rounds' ratios to the first, with its 95 % interval"
+            "all in one process, in turns of alternating order, each timed call after an untimed one of the same "
+            "model; median, 10 % and 90 % quantiles; speed-up = median of the rounds' ratios to the first, with its "
+            "95 % interval"
         ),
     )
 

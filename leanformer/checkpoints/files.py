@@ -1,7 +1,7 @@
 """Reading weight files, published ones included, and writing files that are whole or not there.
 
-All that leanformer writes is safetensors and JSON. A write goes to a temporary file beside its target, is flushed to the disk and
-then takes the target's name, so that a crash or a full disk leaves the old file as it was.
+All that leanformer writes is safetensors and JSON. A write goes to a temporary file beside its target, is flushed to
+the disk and then takes the target's name, so that a crash or a full disk leaves the old file as it was.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ _DTYPES = {
 def read_weights(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a pickled torch file, by the names they have there.
 
-    A state dict is found under the keys that published training code uses (model, state_dict, ...; with `ema` the averaged weights
-    under model_ema, state_dict_ema or ema), and `module.` and `_orig_mod.` in front of every name are left out.
+    A state dict is found under the keys that published training code uses (model, state_dict, ...; with `ema` the
+    averaged weights under model_ema, state_dict_ema or ema), and `module.` and `_orig_mod.` in front of every name are
+    left out.
 
     Raises:
         CheckpointError: if the file is missing or damaged, could execute code, or does not hold such weights.
@@ -120,7 +121,8 @@ def write_safetensors(
 
     Tensors may be strided, share memory or lie on any device; each is written whole.
     """
-    # The safetensors library orders its metadata at random, so the header (https://github.com/huggingface/safetensors) is made here.
+    # The safetensors library orders its metadata at random, so the header (https://github.com/huggingface/safetensors)
+    # is made here.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned to its size, each
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     end = 0

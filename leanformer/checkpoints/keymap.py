@@ -1,7 +1,8 @@
-"""Key maps: the names and layouts of a published checkpoint on one side, ours on the other, as data that reads both ways.
+"""Key maps: the names and layouts of a published checkpoint on one side, ours on the other, as data that reads both
+ways.
 
-A key map is strict: a name that no rule knows is an error, so that nothing is left out of a model in silence. The first rule
-that matches wins.
+A key map is strict: a name that no rule knows is an error, so that nothing is left out of a model in silence. The
+first rule that matches wins.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ class JoinRows(Rule):
 
 @dataclass(frozen=True)
 class Reshape(Rule):
-    """The same numbers in another shape, written as `"c 1 1 -> c"`: axes of size 1 come and go, named axes change places."""
+    """The same numbers in another shape, written as `"c 1 1 -> c"`: axes of size 1 come and go, named axes change
+    places."""
 
     published: str
     ours: str
@@ -142,9 +144,11 @@ class Reshape(Rule):
 
 @dataclass(frozen=True)
 class ScheduleCounters(Rule):
-    """The counters of a published progressive norm (`iter`, `total_step`, `warm` under `published`) as our `progress` under `ours`.
+    """The counters of a published progressive norm (`iter`, `total_step`, `warm` under `published`) as our `progress`
+    under `ours`.
 
-    The progress is iter / total_step. On the way back the counters are the smallest integers with that quotient, warm being 0.
+    The progress is iter / total_step. On the way back the counters are the smallest integers with that quotient, warm
+    being 0.
     """
 
     published: str
@@ -228,8 +232,8 @@ class KeyMap:
             for target, tensor in zip(_filled(targets, _Found(index, 0, values)), made, strict=True):
                 if target in out:
                     raise CheckpointError(
-                        f"{source}: {origins[target]} and {names[0]} both become {target} in the key map {self.name!r}; "
-                        "the file mixes two layouts"
+                        f"{source}: {origins[target]} and {names[0]} both become {target} in the key map "
+                        f"{self.name!r}; the file mixes two layouts"
                     )
                 out[target], origins[target] = tensor, names[0]
         return out

@@ -16,8 +16,9 @@ _PARTS = r"([^.]+(?:\.[^.]+)*)"
 class Pattern:
     """A name with placeholders.
 
-    `{b}`, one letter, is an index; `{s+1}` and `{s-1}` are the index s shifted, and a negative index fits nothing. `{leaf}` is one
-    part between dots. Any longer word, usually `{rest}`, is one part or more. A placeholder that occurs twice has one value.
+    `{b}`, one letter, is an index; `{s+1}` and `{s-1}` are the index s shifted, and a negative index fits nothing.
+    `{leaf}` is one part between dots. Any longer word, usually `{rest}`, is one part or more. A placeholder that occurs
+    twice has one value.
     """
 
     def __init__(self, text: str) -> None:

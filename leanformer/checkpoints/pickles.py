@@ -1,8 +1,8 @@
 """Reading torch's pickled files (`.pth`, `.pt`, `.bin`) without running anything that they name.
 
-torch's own weights-only reader does the work. Published files also pickle harmless things beside the weights (their options,
-learning-rate states, paths), which that reader refuses; here those names stand for objects without behaviour. The list is
-closed: whatever else a file names is refused by that name.
+torch's own weights-only reader does the work. Published files also pickle harmless things beside the weights (their
+options, learning-rate states, paths), which that reader refuses; here those names stand for objects without behaviour.
+The list is closed: whatever else a file names is refused by that name.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Inert:
     """What stands for a harmless object of a published file: it takes any state, keeps nothing and does nothing."""
 
     def __new__(cls, *_args: object, **_options: object) -> Self:
+        """Take any arguments."""
         return object.__new__(cls)
 
     def __init__(self, *_args: object, **_options: object) -> None:
@@ -37,9 +38,11 @@ class Inert:
 
 
 class InertMapping:
-    """What stands for a subclass of dict: an OrderedDict, the one mapping with attributes that the weights-only reader fills."""
+    """What stands for a subclass of dict: an OrderedDict, the one mapping with attributes that the weights-only reader
+    fills."""
 
     def __new__(cls, *_args: object, **_options: object) -> OrderedDict:  # type: ignore[misc]
+        """Take any arguments, keep none."""
         return OrderedDict()
 
 

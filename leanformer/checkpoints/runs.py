@@ -28,13 +28,14 @@ def save(model: ImageClassifier, directory: str | Path, extra: dict[str, Any] | 
     """Write `model` so that `load` gives it back; `extra` (metrics, a report) is kept beside it as JSON.
 
     Raises:
-        CheckpointError: if the model is not what its config and its recorded edits build, so that it could not be loaded again, or
-            the folder cannot be written.
+        CheckpointError: if the model is not what its config and its recorded edits build, so that it could not be
+            loaded again, or the folder cannot be written.
     """
     directory = Path(directory)
     tensors = model.state_dict()
     _check_rebuilds(model, tensors)
-    # The weights go first: if the record that follows is not written, the old record's hash tells that they are not its own.
+    # The weights go first: if the record that follows is not written, the old record's hash tells that they are not
+    # its own.
     digest = files.write_safetensors(directory / WEIGHTS, tensors, {"leanformer": leanformer.__version__})
     record = {
         "format": _FORMAT,
@@ -64,8 +65,8 @@ def load(directory: str | Path) -> ImageClassifier:
         raise CheckpointError(f"{weights} is missing; {path} says that the weights are there")
     if files.sha256(weights) != _checked(path, record["weights"], "sha256", str):
         raise CheckpointError(
-            f"{weights} is not the file that {path} describes (its SHA-256 differs): it is damaged, or a save was interrupted; "
-            "save the model again, or take the last training state"
+            f"{weights} is not the file that {path} describes (its SHA-256 differs): it is damaged, or a save was "
+            "interrupted; save the model again, or take the last training state"
         )
     try:
         model = _rebuild(
@@ -148,5 +149,8 @@ def _no_model(directory: Path) -> str:
     if not directory.is_dir():
         return f"no folder {directory}"
     if (directory / "checkpoints").is_dir():
-        return f"{directory} holds a training run that has not finished: no {RECORD} yet; continue it with leanformer train"
+        return (
+            f"{directory} holds a training run that has not finished: no {RECORD} yet; "
+            "continue it with leanformer train ... --resume"
+        )
     return f"{directory} holds no model: no {RECORD} in it"

@@ -1,4 +1,5 @@
-"""States of a training run on the disk: a kill at any moment, or a damaged file, costs at most the steps since the one before."""
+"""States of a training run on the disk: a kill at any moment, or a damaged file, costs at most the steps since the one
+before."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class _Entry:
 
 
 class CheckpointStore:
-    """The last `keep` states of a run in `directory`, each `step_<step>.safetensors`; `latest.json` lists them with their hashes."""
+    """The last `keep` states of a run in `directory`, each `step_<step>.safetensors`; `latest.json` lists them with
+    their hashes."""
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
         assert keep >= 1, "a store that keeps nothing has no use"
@@ -37,7 +39,8 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
-        """Write the state at `step`, then the list that names it, then remove states that are too old; returns its path.
+        """Write the state at `step`, then the list that names it, then remove states that are too old; returns its
+        path.
 
         Raises:
             CheckpointError: if it cannot be written; what was there before still loads.
@@ -72,7 +75,8 @@ class CheckpointStore:
         if problems:
             listed = "\n".join(f"  {problem}" for problem in problems)
             raise CheckpointError(
-                f"{self.directory}: no training state is usable\n{listed}\n  remove this folder to start the training afresh"
+                f"{self.directory}: no training state is usable\n{listed}\n"
+                "  remove this folder to start the training afresh"
             )
         return None
 

@@ -24,8 +24,8 @@ def load_strict(
 ) -> None:
     """Copy `tensors` into `model`, in place.
 
-    Counters (of batch norms, and the progress of progressive norms) that are not given become 0: training is over. Floating-point
-    numbers of another width are converted, unless `same_dtype`.
+    Counters (of batch norms, and the progress of progressive norms) that are not given become 0: training is over.
+    Floating-point numbers of another width are converted, unless `same_dtype`.
 
     Args:
         source: what errors call the tensors, a file name as a rule.

@@ -71,7 +71,8 @@ def image_transform(augment: Augment, preprocess: Preprocess) -> Callable[[Image
         )
     except (AssertionError, KeyError, ValueError) as error:
         raise ConfigError(
-            f"auto_augment {augment.auto_augment!r} is not a policy of timm; try rand-m9-mstd0.5-inc1, augmix-m3 or original"
+            f"auto_augment {augment.auto_augment!r} is not a policy of timm; "
+            "try rand-m9-mstd0.5-inc1, augmix-m3 or original"
         ) from error
 
 

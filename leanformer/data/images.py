@@ -42,7 +42,8 @@ def open_data(source: str | Path, split: Split) -> LabeledImages:
     if not path.exists() and isinstance(source, str) and path.name == source:
         raise DataError(
             f"no data set is called {source!r} and there is no folder of that name in {Path.cwd()}"
-            f"{suggestion(source, DATASETS)}\n  data sets: {', '.join(DATASETS)}; or give the path of a folder: {LAYOUT}"
+            f"{suggestion(source, DATASETS)}\n  data sets: {', '.join(DATASETS)}; "
+            f"or give the path of a folder: {LAYOUT}"
         )
     return ImageFolder(path, split)
 

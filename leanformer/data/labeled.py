@@ -33,7 +33,8 @@ class LabeledImages(Protocol):
 
 
 class ArrayImages:
-    """Images of one size held as a uint8 array, (N, H, W) for grey or (N, H, W, 3): loaders have a fast path for them."""
+    """Images of one size held as a uint8 array, (N, H, W) for grey or (N, H, W, 3): loaders have a fast path for
+    them."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], title: str) -> None:
         assert pixels.dtype == np.uint8 and pixels.ndim in (3, 4) and len(pixels) == len(labels)

@@ -128,7 +128,8 @@ def _margin(have: int, want: int) -> int:
 
 
 def _shorten(image: Image.Image) -> Image.Image:
-    """The middle of an extremely long image: the crop sees nothing else, and resizing all of it could fill the memory."""
+    """The middle of an extremely long image: the crop sees nothing else, and resizing all of it could fill the
+    memory."""
     limit = LONGEST_ASPECT * min(image.size)
     width, height = min(image.width, limit), min(image.height, limit)
     left, top = (image.width - width) // 2, (image.height - height) // 2

@@ -1,5 +1,5 @@
-"""Small deterministic data sets that a tiny model learns in seconds: colored shapes, in memory or as a folder of files in
-every format and mode that users bring."""
+"""Small deterministic data sets that a tiny model learns in seconds: colored shapes, in memory or as a folder of files
+in every format and mode that users bring."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def write_folder(
 ) -> Path:
     """Write a folder of shapes: `per_class` images of each class below `train`, `num_val` below `val`.
 
-    Sizes vary about `size`; grey, RGBA, palette, EXIF-rotated, 16-bit, CMYK and plain files take turns. With `num_val` 0
-    the classes lie in the root itself. The first `num_unreadable` images of the first class of `train` are damaged.
+    Sizes vary about `size`; grey, RGBA, palette, EXIF-rotated, 16-bit, CMYK and plain files take turns. With `num_val`
+    0 the classes lie in the root itself. The first `num_unreadable` images of the first class of `train` are damaged.
     """
     root = Path(root)
     random = np.random.default_rng(seed)

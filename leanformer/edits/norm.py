@@ -19,9 +19,8 @@ class FoldNorms(Edit):
     """Fold every norm that is affine in eval mode into its linear neighbours, exactly, biases included.
 
     Norms behind a layer fold backward into it, norms in front fold forward. Zero-padded windows then pad with the
-    vector that the
-    norm maps to zero. A norm that cannot be folded exactly becomes a `FrozenAffine`; `frozen` records those.
-    LayerNorms depend on each input and stay.
+    vector that the norm maps to zero. A norm that cannot be folded exactly becomes a `FrozenAffine`; `frozen` records
+    those. LayerNorms depend on each input and stay.
     """
 
     frozen: tuple[str, ...] = ()

@@ -1,8 +1,10 @@
-"""An exported ONNX file as a classifier: the same call, class names and preprocessing as the model it was exported from."""
+"""An exported ONNX file as a classifier: the same call, class names and preprocessing as the model it was exported
+from."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +58,7 @@ class OnnxClassifier(nn.Module):
         return torch.from_numpy(logits)
 
 
-def _open_session(path: Path, threads: int):
+def _open_session(path: Path, threads: int) -> Any:
     runtime = require("onnxruntime", extra="export")
     if not path.is_file():
         raise ExportError(f"{path}: there is no such file")

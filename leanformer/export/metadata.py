@@ -1,8 +1,8 @@
-"""What an exported file says about itself: enough to prepare an image, name its class and tell where the model came from."""
+"""What an exported file says about itself: enough to prepare an image, name its class and tell where the model came
+from."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from leanformer import __version__
 from leanformer.config import from_dict, to_dict
 from leanformer.errors import ConfigError, ExportError
 from leanformer.models.preprocess import Preprocess
@@ -45,7 +46,7 @@ def describe(model: nn.Module) -> Metadata:
         preprocess=getattr(model, "preprocess", None) or Preprocess(),
         config=None if config is None else to_dict(config),
         edits=tuple(to_dict(edit) for edit in getattr(model, "edits", ())),
-        version=_version(),
+        version=__version__,
     )
 
 
@@ -72,10 +73,3 @@ def from_properties(properties: Mapping[str, str], source: str) -> Metadata:
     except ConfigError as error:
         raise ExportError(f"{source}: {error}; it may have been written by a newer leanformer") from error
     return Metadata(**values)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("leanformer")
-    except importlib.metadata.PackageNotFoundError:
-        return "uninstalled"

@@ -1,4 +1,5 @@
-"""ONNX: one file with the weights inside, described by its metadata, and compared with the model before it gets its name."""
+"""ONNX: one file with the weights inside, described by its metadata, and compared with the model before it gets its
+name."""
 
 from __future__ import annotations
 
@@ -146,8 +147,8 @@ def _is_norm(node: Any, readers: dict[str, list[Any]]) -> bool:
 
 def _convert(program: ExportedProgram, opset: int | None) -> torch.onnx.ONNXProgram:
     try:
-        # Attention is decomposed here. Under the rules of the fused CPU kernel the parts get strides that the views after it
-        # were not traced with, and the conversion of biased attention fails.
+        # Attention is decomposed here. Under the rules of the fused CPU kernel the parts get strides that the views
+        # after it were not traced with, and the conversion of biased attention fails.
         with sdpa_kernel(SDPBackend.MATH):
             converted = torch.onnx.export(
                 program,

@@ -1,4 +1,5 @@
-"""The traced program of a model, which every exporter starts from, and errors that name the module that cannot be traced."""
+"""The traced program of a model, which every exporter starts from, and errors that name the module that cannot be
+traced."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def _innermost_module(model: nn.Module, traceback: TracebackType | None) -> str:
 
 
 def root_cause(error: BaseException) -> str:
-    """The first lines of the error at the end of the chain of causes; exporters wrap theirs in advice on filing bugs."""
+    """The first lines of the error at the end of the chain of causes; exporters wrap theirs in advice on filing
+    bugs."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

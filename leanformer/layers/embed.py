@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ class ConvStem(nn.Module):
         widths = [in_channels, *(max(dim >> (depth - 1 - i), 8) for i in range(depth))]
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in pairwise(widths)
         )
         self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
         self.proj = nn.Conv2d(dim, dim, 3, padding=1)

@@ -12,8 +12,7 @@ def softmax_attention(
     """softmax(q k^T / sqrt(d) + bias + mask) v.
 
     q is (B, h, N, d), k and v are (B, h, M, d); the result is (B, h, N, d). `bias` is (h, N, M). `mask` is (W, N, M)
-    and
-    additive: batch entry i uses mask i modulo W, which is the order in which `split_windows` lays out W windows per
+    and additive: batch entry i uses mask i modulo W, which is the order in which `split_windows` lays out W windows per
     image.
     """
     if mask is None:

@@ -13,9 +13,9 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float) -> Tensor:
     """Each query's average of the values, weighted by q . k_j: o_i = q_i (sum_j k_j v_j^T) / (q_i . sum_j k_j + eps).
 
     q is (B, h, N, d), k is (B, h, M, d), v is (B, h, M, e), all after their feature map (non-negative q and k); the
-    result is
-    (B, h, N, e) in the dtype of v. A query whose features are all zero gets exactly zero. Sums and the division are in
-    float32 whatever the input, and keys are scaled by 1 / M first, so that half-precision inputs cannot overflow.
+    result is (B, h, N, e) in the dtype of v. A query whose features are all zero gets exactly zero. Sums and the
+    division are in float32 whatever the input, and keys are scaled by 1 / M first, so that half-precision inputs cannot
+    overflow.
     """
     num_keys = k.shape[-2]
     with _full_precision(q):
@@ -27,4 +27,5 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float) -> Tensor:
 
 def _full_precision(x: Tensor) -> AbstractContextManager[object]:
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if active else nullcontext()

@@ -1,6 +1,7 @@
 """Charts as PNG bytes, drawn so that they can be read at the width of a phone and without telling colors apart.
 
-Every series has its own line style and marker besides its color (the palette of Okabe and Ito), and every bar its number.
+Every series has its own line style and marker besides its color (the palette of Okabe and Ito), and every bar its
+number.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Bar:
 
 
 def curve_of(rows: Sequence[Mapping[str, Any]], event: str, key: str, label: str, scale: float = 1.0) -> Curve | None:
-    """The curve of `key`, times `scale`, in the rows of a `metrics.jsonl` for one kind of event; None if it never occurs.
+    """The curve of `key`, times `scale`, in the rows of a `metrics.jsonl` for one kind of event; None if it never
+    occurs.
 
     Rows say `step`, the number of steps done; values that are not finite are left out.
     """

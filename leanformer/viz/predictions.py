@@ -1,4 +1,5 @@
-"""Which predictions to show, and how one is described: enough right ones to trust, and the mistakes it was surest of."""
+"""Which predictions to show, and how one is described: enough right ones to trust, and the mistakes it was surest
+of."""
 
 from __future__ import annotations
 

@@ -145,8 +145,8 @@ def _steps(steps: Sequence[Step]) -> str:
         return ""
     headings = ("step", "top-1", "median ms", "p10-p90 ms", "speed-up", "parameters", "MACs", "size", "max difference")
     intro = (
-        "Latency is that of one batch. Speed-up is over the first row, where outputs agree; max difference is the largest "
-        "change of any output from the first row."
+        "Latency is that of one batch. Speed-up is over the first row, where outputs agree; max difference is the "
+        "largest change of any output from the first row."
     )
     notes = [html.paragraph(f"{step.name}: {step.note}", css="soft") for step in steps if step.note]
     table = html.table("Each step on the same images", headings, [_step_cells(step) for step in steps])
@@ -207,7 +207,8 @@ def _prediction(prediction: Prediction) -> str:
     picture = html.data_address(html.png_of(prediction.image))
     return (
         f'<figure class="{frame}"><img class="{pixels}" src="{picture}" alt="{alt}">'
-        f"<figcaption><b>{verdict}</b>{html.text(says)}{f'<br>is {html.text(truth)}' if truth else ''}</figcaption></figure>"
+        f"<figcaption><b>{verdict}</b>{html.text(says)}"
+        f"{f'<br>is {html.text(truth)}' if truth else ''}</figcaption></figure>"
     )
 
 
@@ -218,7 +219,7 @@ def _confusion(report: Report) -> str:
     right = [matrix[i][i] / max(1, sum(matrix[i])) for i in range(len(names))]
     picture = html.chart(
         confusion_chart(matrix, names),
-        alt="Confusion matrix: rows are true classes, columns predicted ones. The table below gives each class's accuracy.",
+        alt="Confusion matrix: rows are true classes, columns predicted ones. The table below gives each accuracy.",
     )
     caption, shown = "Accuracy of each class", range(len(names))
     if len(names) > LISTED_CLASSES:

@@ -1,9 +1,8 @@
 """FLatten: focused linear attention (https://arxiv.org/abs/2308.00442, ICCV 2023).
 
 The published code has no licence. Its evaluation squashes images to a square before the centre crop, and the reported
-accuracies
-come from that. The normaliser of the published code changed after the weights were released (a sum over keys became
-their mean); both forms have the same keys and differ by less than 1e-5 in the scores.
+accuracies come from that. The normaliser of the published code changed after the weights were released (a sum over keys
+became their mean); both forms have the same keys and differ by less than 1e-5 in the scores.
 """
 
 from __future__ import annotations

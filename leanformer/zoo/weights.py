@@ -23,7 +23,7 @@ class Weights:
     """Its name there, where it is known."""
     license: str | None = None
     """None if none was published."""
-    preprocess: Preprocess = Preprocess()
+    preprocess: Preprocess = field(default_factory=Preprocess)
     reported: Mapping[str, float] = field(default_factory=dict)
     """Published figures, such as top1 in per cent."""
 

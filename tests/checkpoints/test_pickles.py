@@ -33,9 +33,10 @@ class CfgNode(dict):
 CfgNode.__module__ = "yacs.config"
 module.CfgNode = CfgNode
 sys.modules["yacs"], sys.modules["yacs.config"] = types.ModuleType("yacs"), module
-config = CfgNode({"MODEL": CfgNode({"NAME": "flatten_swin_tiny", "DEPTHS": [2, 2, 6, 2]}), "TRAIN": CfgNode({"EPOCHS": 300})})
+config = CfgNode({"MODEL": CfgNode({"NAME": "flatten_swin_tiny", "DEPTHS": [2, 2, 6, 2]})})
 weights = {"proj.weight": torch.arange(6.0).view(2, 3), "proj.bias": torch.ones(2, dtype=torch.float16)}
-torch.save({"model": weights, "config": config, "epoch": 300}, sys.argv[1], _use_new_zipfile_serialization=sys.argv[2] == "zip")
+content = {"model": weights, "config": config, "epoch": 300}
+torch.save(content, sys.argv[1], _use_new_zipfile_serialization=sys.argv[2] == "zip")
 """
 
 
