@@ -13,6 +13,9 @@ from leanformer.cli.common import open_trainable, print_json
 if TYPE_CHECKING:
     from leanformer.models import ImageClassifier
 
+NORMS = {"ProgressiveNorm": "PRepBN", "RepBatchNorm": "RepBN", "Identity": "folded", "FrozenAffine": "fixed affine"}
+"""What the modules of norms are called by users."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
@@ -85,5 +88,5 @@ def _block(block: Any) -> dict[str, str]:
     return {
         "attention": type(attn.body.kernel).__name__.removesuffix("Kernel"),
         "region": region,
-        "norm": type(attn.norm).__name__,
+        "norm": NORMS.get(type(attn.norm).__name__, type(attn.norm).__name__),
     }

@@ -176,4 +176,6 @@ def swin_base() -> Swin:
 @register
 def swin_nano() -> Swin:
     """A Swin of two stages and 0.3 million parameters for small images and tests, with a convolutional stem."""
-    return Swin(image_size=64, depths=(2, 2), dims=(48, 96), num_heads=(2, 4), window_size=4, stem="conv")
+    return Swin(
+        image_size=64, num_classes=10, depths=(2, 2), dims=(48, 96), num_heads=(2, 4), window_size=4, stem="conv"
+    )

@@ -141,4 +141,4 @@ def deit_base() -> ViT:
 @register
 def deit_nano() -> ViT:
     """A DeiT of 0.2 million parameters for small images and tests."""
-    return ViT(image_size=64, patch_size=8, dim=64, depth=4, num_heads=2)
+    return ViT(image_size=64, num_classes=10, patch_size=8, dim=64, depth=4, num_heads=2)

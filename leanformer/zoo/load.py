@@ -39,13 +39,18 @@ def load_published(
 
 
 def _check(config: BackboneConfig, shapes: Shapes, source: str, name: str | None) -> None:
-    expected = published_shapes(config)
+    asked = name or f"this {config.kind} config"
+    try:
+        expected = published_shapes(config)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{source}: {asked} has parts that no published file has, so none fits it{_hint(shapes, name)}"
+        ) from error
     foreign = foreign_keys(config, shapes)
     missing = [key for key in expected if key not in shapes]
     unequal = [key for key in expected if key in shapes and shapes[key] != expected[key]]
     if not foreign and not missing and not unequal:
         return
-    asked = name or f"this {config.kind} config"
     lines = [f"{source}: not a checkpoint of {asked}"]
     if foreign:
         lines.append(f"  {len(foreign)} keys are foreign, first: {foreign[0]} {shapes[foreign[0]]}")
@@ -56,7 +61,9 @@ def _check(config: BackboneConfig, shapes: Shapes, source: str, name: str | None
         lines.append(
             f"  {len(unequal)} keys have another shape, first: {key} is {shapes[key]}, expected {expected[key]}"
         )
+    raise CheckpointError("\n".join(lines) + _hint(shapes, name))
+
+
+def _hint(shapes: Shapes, name: str | None) -> str:
     guess = looks_like(shapes)
-    if guess is not None and guess != name:
-        lines.append(f"  this looks like a checkpoint of {guess}; try that name")
-    raise CheckpointError("\n".join(lines))
+    return f"\n  this looks like a checkpoint of {guess}; try that name" if guess not in (None, name) else ""

@@ -1,0 +1,135 @@
+"""Backbones say what they cannot take, and offer what dense tasks and optimizers need."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import leanformer
+from leanformer.errors import ConfigError
+from leanformer.layers.attention import FocusedLinear, SimplifiedLinear, Softmax
+from leanformer.models import find
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "swin_nano",
+            {"image_size": 30},
+            "not a multiple of the patch size 4 of 'swin'; take 28 or 32",
+        ),
+        (
+            "deit_tiny",
+            {"image_size": 8},
+            "not a multiple of the patch size 16 of 'vit'; take 16 or 32",
+        ),
+        ("swin_nano", {"patch_size": 6, "image_size": 60}, r"a power of two from 2 on, got 6"),
+        ("swin_nano", {"window_size": 0}, r"window_size must be positive or None for the whole map, got 0 in stage 0"),
+        ("swin_nano", {"dims": (48, 97)}, r"dim 97 is not divisible by its num_heads 4"),
+        (
+            "swin_nano",
+            {"depths": (2, 2, 2)},
+            "dims .* and num_heads .* differ in length",
+        ),
+        ("deit_nano", {"num_heads": 3}, r"dim 64 is not divisible by num_heads 3"),
+        ("deit_nano", {"spare_class_token": True}, r"spare_class_token is for pool='mean'"),
+        ("swin_nano", {"imagesize": 32}, r"'swin' has no field 'imagesize'; did you mean image_size"),
+    ],
+)
+def test_a_value_that_a_backbone_cannot_take_is_named_with_the_way_out(name: str, changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        leanformer.build(name, **changes)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (36, 60)])
+def test_features_are_maps_of_the_stated_channels_and_strides(size: tuple[int, int]) -> None:
+    model = leanformer.build("slab_swin_nano", image_size=size).eval()
+    with torch.inference_mode():
+        features = model.backbone.forward_features(torch.randn(2, 3, *size))
+    for image, info in zip(features, model.backbone.feature_info, strict=True):
+        assert image.shape == (2, info.channels, size[0] // info.stride + size[0] % info.stride // 4, *image.shape[3:])
+
+
+def test_a_class_token_model_leaves_the_token_out_of_its_map_and_reads_it_in_its_head() -> None:
+    model = leanformer.build("deit_nano").eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        tokens, grid = model.backbone(images)
+        assert tokens.shape == (2, 1 + 64, 64) and grid == (8, 8)
+        assert model.backbone.forward_features(images)[0].shape == (2, 64, 8, 8)
+        changed = tokens.clone()
+        changed[:, 1:] = 0
+        assert torch.equal(model.head(tokens), model.head(changed))
+
+
+def test_mean_pooling_without_a_class_token_reads_every_place() -> None:
+    model = leanformer.build("deit_nano", pool="mean").eval()
+    assert model.backbone.class_token is None
+    tokens = torch.randn(2, 64, 64)
+    with torch.inference_mode():
+        assert not torch.equal(model.head(tokens), model.head(tokens * (torch.arange(64) != 5)[None, :, None]))
+
+
+def test_a_spare_class_token_is_saved_but_neither_trained_nor_read() -> None:
+    model = leanformer.build("slab_deit_tiny")
+    assert not model.backbone.class_token.requires_grad
+    assert "backbone.class_token" in model.state_dict()
+
+
+@pytest.mark.parametrize("attention", [Softmax(), Softmax(relative_position=True), SimplifiedLinear(), FocusedLinear()])
+def test_a_model_runs_at_another_size_than_it_was_built_for(attention: object) -> None:
+    model = leanformer.build("deit_nano", attention=attention).eval()
+    with torch.inference_mode():
+        assert model(torch.randn(1, 3, 40, 88)).shape == (1, 10)
+
+
+def test_windows_shift_in_odd_blocks_only_where_the_attention_takes_a_mask() -> None:
+    shifts = {}
+    for attention in (Softmax(), SimplifiedLinear()):
+        model = leanformer.build("swin_nano", attention=attention)
+        shifts[attention.kind] = [block.attn.region.shift for stage in model.backbone.stages for block in stage.blocks]
+    assert shifts == {"softmax": [0, 2, 0, 2], "simplified_linear": [0, 0, 0, 0]}
+
+
+def test_a_window_as_large_as_the_map_does_not_shift() -> None:
+    model = leanformer.build("swin_tiny")
+    assert [block.attn.region.shift for block in model.backbone.stages[3].blocks] == [0, 0]
+
+
+def test_drop_path_grows_linearly_and_changes_nothing_in_eval_mode() -> None:
+    model = leanformer.build("swin_nano", drop_path=0.3)
+    rates = [block.attn.drop_path.rate for stage in model.backbone.stages for block in stage.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    branch = model.backbone.stages[1].blocks[1].attn.drop_path.train()
+    x = torch.ones(4000, 1, 2)
+    dropped = branch(x)
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.05)
+    assert branch.eval()(x) is x
+
+
+def test_weight_decay_leaves_positions_and_tokens_alone() -> None:
+    assert leanformer.build("deit_nano").no_weight_decay() == {"backbone.position.table", "backbone.class_token"}
+    names = leanformer.build("swin_nano", absolute_position=True).no_weight_decay()
+    assert "backbone.position.table" in names and "backbone.stages.0.blocks.0.attn.body.kernel.bias.table" in names
+    assert names <= {name for name, _ in leanformer.build("swin_nano", absolute_position=True).named_parameters()}
+
+
+def test_predict_names_the_most_probable_classes_in_order(tmp_path) -> None:
+    from PIL import Image
+
+    model = leanformer.build("slab_swin_nano", num_classes=3)
+    model.set_classes(("ant", "bee", "cat"))
+    Image.new("L", (90, 41), 128).save(tmp_path / "grey.png")
+    best = leanformer.predict(model, tmp_path / "grey.png", top=2)
+    assert len(best) == 2 and best[0][1] >= best[1][1]
+    assert {name for name, _ in best} <= {"ant", "bee", "cat"}
+    with pytest.raises(ConfigError, match="2 class names for a model of 3 classes"):
+        model.set_classes(("ant", "bee"))
+
+
+def test_nano_models_are_nano() -> None:
+    for name in leanformer.list_models("*_nano"):
+        assert sum(p.numel() for p in leanformer.build(name).parameters()) < 500_000
+        assert find(name).num_classes == 10
