@@ -106,15 +106,16 @@ class ProgressiveNorm(nn.Module):
         super().__init__()
         self.start = start
         self.rep = rep
-        self.warm = False
+        self.warm = self.done = False
         self.register_buffer("progress", torch.ones(()))
 
     def set_scheduled(self, value: float) -> None:
         """Set the share of the start norm, in [0, 1].
 
-        A value above 1 asks for warm-up: `start` alone runs, and the statistics of `rep` rest.
+        A value above 1 asks for warm-up: `start` alone runs, and the statistics of `rep` rest. At 0 `start` no longer
+        runs, so its parameters get no gradient.
         """
-        self.warm = value > 1.0
+        self.warm, self.done = value > 1.0, value <= 0.0
         self.progress.fill_(min(value, 1.0))
 
     def affine(self) -> tuple[Tensor, Tensor]:
@@ -127,6 +128,8 @@ class ProgressiveNorm(nn.Module):
             return self.rep(x)
         if self.warm:
             return self.start(x)
+        if self.done:
+            return self.rep(x)
         return torch.lerp(self.rep(x), self.start(x), self.progress)
 
 
