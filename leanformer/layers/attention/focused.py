@@ -4,8 +4,6 @@ matrix."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +12,7 @@ from leanformer import ops
 from leanformer.config import register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
-from leanformer.layers.attention.parts import KeyPosition, LocalValues
+from leanformer.layers.attention.parts import LinearKernel
 from leanformer.layers.site import Grid, Kernel, Site
 
 EPS = 1e-6
@@ -40,25 +38,15 @@ class FocusedLinear(KernelAttention):
         return FocusedKernel(site.dim, site.num_heads, site.grid, site.prefix_tokens, self.power, self.local_kernel)
 
 
-class FocusedKernel(nn.Module):
+class FocusedKernel(LinearKernel):
     """phi(q) (phi(k)^T v), normalised by the mean weight, plus the local term."""
-
-    takes_mask: ClassVar[bool] = False
 
     def __init__(
         self, dim: int, num_heads: int, grid: Grid, prefix_tokens: int = 0, power: int = 3, local_kernel: int = 5
     ) -> None:
-        super().__init__()
-        self.dim = dim
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads, grid, prefix_tokens, local_kernel)
         self.power = power
         self.scale = nn.Parameter(torch.zeros(1, 1, dim))
-        self.key_position = KeyPosition(dim, grid, prefix_tokens)
-        self.local = LocalValues(dim // num_heads, local_kernel, prefix_tokens)
-
-    def macs(self, num_queries: int, num_keys: int) -> int:
-        """Multiply-accumulates of the linear attention, without the convolution."""
-        return self.dim // self.num_heads * self.dim * (num_queries + num_keys) + num_queries * self.dim
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """Attend: q, k and v are (B, N, C), the result is (B, N, C)."""

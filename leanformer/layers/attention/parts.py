@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,3 +43,20 @@ class KeyPosition(LearnedPosition):
         """k, (B, prefix + H W, C), with the position of each place added."""
         table = self(grid)
         return k + (F.pad(table, (0, 0, self.num_skipped, 0)) if self.num_skipped else table)
+
+
+class LinearKernel(nn.Module):
+    """What linear kernels share: a position on the keys, a local term on the values, no masks, and their cost."""
+
+    takes_mask: ClassVar[bool] = False
+
+    def __init__(self, dim: int, num_heads: int, grid: Grid, prefix_tokens: int = 0, local_kernel: int = 5) -> None:
+        super().__init__()
+        self.dim = dim
+        self.num_heads = num_heads
+        self.key_position = KeyPosition(dim, grid, prefix_tokens)
+        self.local = LocalValues(dim // num_heads, local_kernel, prefix_tokens)
+
+    def macs(self, num_queries: int, num_keys: int) -> int:
+        """Multiply-accumulates of the linear attention, without the convolution."""
+        return self.dim // self.num_heads * self.dim * (num_queries + num_keys) + num_queries * self.dim

@@ -3,15 +3,13 @@ on the keys, and a depthwise convolution on the values that returns the local de
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from leanformer import ops
 from leanformer.config import register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
-from leanformer.layers.attention.parts import KeyPosition, LocalValues
+from leanformer.layers.attention.parts import LinearKernel
 from leanformer.layers.site import Grid, Kernel, Site
 
 
@@ -31,21 +29,8 @@ class SimplifiedLinear(KernelAttention):
         return SimplifiedKernel(site.dim, site.num_heads, site.grid, site.prefix_tokens, self.local_kernel)
 
 
-class SimplifiedKernel(nn.Module):
+class SimplifiedKernel(LinearKernel):
     """relu(q) (relu(k + p)^T v), normalised by the sum of weights, plus the local term."""
-
-    takes_mask: ClassVar[bool] = False
-
-    def __init__(self, dim: int, num_heads: int, grid: Grid, prefix_tokens: int = 0, local_kernel: int = 5) -> None:
-        super().__init__()
-        self.dim = dim
-        self.num_heads = num_heads
-        self.key_position = KeyPosition(dim, grid, prefix_tokens)
-        self.local = LocalValues(dim // num_heads, local_kernel, prefix_tokens)
-
-    def macs(self, num_queries: int, num_keys: int) -> int:
-        """Multiply-accumulates of the linear attention, without the convolution."""
-        return self.dim // self.num_heads * self.dim * (num_queries + num_keys) + num_queries * self.dim
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """Attend: q, k and v are (B, N, C), the result is (B, N, C)."""
