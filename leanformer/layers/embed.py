@@ -43,8 +43,7 @@ class ConvStem(nn.Module):
         depth = patch_size.bit_length() - 1
         widths = [in_channels, *(max(dim >> (depth - 1 - i), 8) for i in range(depth))]
         self.convs = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
-            for before, after in pairwise(widths)
+            nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False) for before, after in pairwise(widths)
         )
         self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
         self.proj = nn.Conv2d(dim, dim, 3, padding=1)
