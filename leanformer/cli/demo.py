@@ -122,6 +122,10 @@ class Demo:
                 f"{steps[1].note}. Fastest here: {best.name}, {best.median_ms:.2f} ms for one image."
             ),
             metrics=[json.loads(line) for line in lines],
+            training_note=(
+                "In the first half of training the norms are blended from LayerNorm to RepBN. Validation uses RepBN alone from "
+                "the start, so it is poor until the blend is over."
+            ),
             steps=steps,
             predictions=_predictions(trained, model.classes),
             classes=model.classes,

@@ -80,6 +80,8 @@ class Report:
     """The result in one or two sentences."""
     metrics: Sequence[Mapping[str, Any]] = ()
     """Rows of `metrics.jsonl`."""
+    training_note: str = ""
+    """What a reader needs to know to read the curves."""
     steps: Sequence[Step] = ()
     predictions: Sequence[Prediction] = ()
     classes: Sequence[str] = ()
@@ -137,7 +139,10 @@ def _curves(report: Report) -> str:
             ends = "; ".join(f"{c.label} from {c.values[0]:.3g} to {c.values[-1]:.3g}" for c in curves)
             png = line_chart(curves, title=panel.title, unit=panel.unit)
             charts.append(html.chart(png, alt=f"{panel.title} over training: {ends}."))
-    return html.section("Training", f'<div class="charts">{"".join(charts)}</div>' if charts else "")
+    if not charts:
+        return ""
+    note = html.paragraph(report.training_note, css="soft") if report.training_note else ""
+    return html.section("Training", note, f'<div class="charts">{"".join(charts)}</div>')
 
 
 def _steps(steps: Sequence[Step]) -> str:
