@@ -123,8 +123,8 @@ class Demo:
             ),
             metrics=[json.loads(line) for line in lines],
             training_note=(
-                "In the first half of training the norms are blended from LayerNorm to RepBN. Validation uses RepBN alone from "
-                "the start, so it is poor until the blend is over."
+                "In the first half of training the norms are blended from LayerNorm to RepBN. Validation uses RepBN "
+                "alone from the start, so it is poor until the blend is over."
             ),
             steps=steps,
             predictions=_predictions(trained, model.classes),
