@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     import onnx
     from torch.export import ExportedProgram
 
-logger = logging.getLogger(__name__)
-
 NORM_NODES = frozenset({
     "BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
     "SimplifiedLayerNormalization", "SkipLayerNormalization", "MeanVarianceNormalization", "LpNormalization",
@@ -80,32 +78,33 @@ def export_onnx(
     The input is named `images` (B, 3, H, W), prepared as the metadata says; the output `logits` (B, K).
 
     Raises:
-        ExportError: if a module cannot be traced, naming it; or if the file does not compute what the model does. The
-            file is then kept as `<path>.unverified`, and whatever `path` held before is untouched.
+        ExportError: if a module cannot be traced, naming it; if the file cannot be written; or if it does not compute
+            what the model does. It is then kept as `<path>.unverified`, and whatever `path` held before is untouched.
     """
     require("onnxscript", extra="export")
     started = time.perf_counter()
     path = Path(path)
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder; give the path of a file, such as {path / 'model.onnx'}")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     images = fixed_images(1, (height, width))
     with evaluation_mode(model), _quiet():
         program = trace(model, images.to(device_of(model)), dynamic_batch=dynamic_batch)
         converted = _convert(program, opset)
     converted.model.metadata_props.update(to_properties(describe(model)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        written = Path(folder) / path.name
+    with _folder_beside(path) as folder:
+        written = folder / path.name
         converted.save(written)
         graph = _check(written)
         batches = [images, fixed_images(3, (height, width))] if dynamic_batch else [images]
         verification = verify(OnnxClassifier(written), model, batches, tolerance=tolerance)
-        size = sum(file.stat().st_size for file in Path(folder).iterdir())
+        size = sum(file.stat().st_size for file in folder.iterdir())
         _move(written, path if verification.passed else path.with_name(f"{path.name}.unverified"))
     if not verification.passed:
         raise ExportError(
             f"{path.name} does not compute what the model does: {verification}; kept as {path}.unverified"
         )
-    report = ExportReport(
+    return ExportReport(
         path=path,
         size_bytes=size,
         opset=next(entry.version for entry in graph.opset_import if entry.domain == ""),
@@ -116,8 +115,6 @@ def export_onnx(
         verification=verification,
         seconds=time.perf_counter() - started,
     )
-    logger.info("exported %s", path)
-    return report
 
 
 def count_norm_nodes(path: str | Path) -> int:
@@ -173,6 +170,17 @@ def _check(path: Path) -> onnx.ModelProto:
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
     return onnx.load(str(path), load_external_data=False)
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder on the disk of `path`; what the disk refuses is an error that names `path`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise ExportError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
 def _move(written: Path, target: Path) -> None:

@@ -164,6 +164,15 @@ def test_a_module_that_cannot_be_traced_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(ExportError, match="is a folder; give the path of a file"):
+        export_onnx(Small(), tmp_path, image_size=SIZE)
+    (tmp_path / "notes").write_text("a file")
+    with pytest.raises(ExportError, match=r"notes/a\.onnx: could not be written \((File exists|Not a directory)\)"):
+        export_onnx(Small(), tmp_path / "notes" / "a.onnx", image_size=SIZE)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes"]
+
+
 def test_images_of_another_size_are_refused_with_both_sizes(described):
     with pytest.raises(ExportError, match=r"model\.onnx takes images of shape \(3, 20, 12\), got \(3, 24, 24\)"):
         OnnxClassifier(described.path)(torch.zeros(1, 3, 24, 24))
