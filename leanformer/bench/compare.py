@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leanformer.bench.latency import Runner, Timing, fixed_batch, measure_interleaved, torch_threads
+from leanformer.bench.latency import Runner, Timing, check_settings, fixed_batch, measure_interleaved, torch_threads
 from leanformer.errors import ConfigError
 
 
@@ -55,6 +55,7 @@ def compare(
 
     A runner that does not reproduce its reference keeps its time but gets no speed-up, and its note says why.
     """
+    check_settings(runners, batch_size=batch_size, repeats=repeats, threads=threads)
     with torch_threads(threads):
         agreements = check_outputs(runners, fixed_batch(batch_size, image_size), tolerance=tolerance)
     timings = measure_interleaved(

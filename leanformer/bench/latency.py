@@ -87,7 +87,7 @@ def measure_interleaved(
     Each timed call follows an untimed one of the same runner, so that it finds its own caches and awake threads.
     `threads` are torch's for the time of the measurement.
     """
-    _check(runners, batch_size=batch_size, repeats=repeats, threads=threads)
+    check_settings(runners, batch_size=batch_size, repeats=repeats, threads=threads)
     images = fixed_batch(batch_size, image_size)
     inputs = [images.to(device=runner.device, dtype=runner.dtype) for runner in runners]
     seconds: list[list[float]] = [[] for _ in runners]
@@ -168,7 +168,12 @@ def _timed(runner: Runner, images: Tensor, clock: Callable[[], float]) -> float:
     return start.elapsed_time(end) / 1000.0
 
 
-def _check(runners: Sequence[Runner], *, batch_size: int, repeats: int, threads: int | None) -> None:
+def check_settings(runners: Sequence[Runner], *, batch_size: int, repeats: int, threads: int | None) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        ConfigError: for no runners, two of one name, numbers below 1, or a runner opened with other threads.
+    """
     if not runners:
         raise ConfigError("there is nothing to measure: give at least one model")
     if batch_size < 1 or repeats < 1 or (threads is not None and threads < 1):

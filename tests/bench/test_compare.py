@@ -74,3 +74,14 @@ def test_a_reference_that_is_not_measured_is_refused():
 def test_the_gate_leaves_timings_alone_when_all_agree():
     result = compared(runner("eager"), runner("folded", same_as="eager"))
     assert tuple(gate(result.timings, result.agreements)) == result.timings
+
+
+def test_nothing_runs_before_the_settings_are_checked():
+    def fail(images: Tensor) -> Tensor:
+        raise AssertionError("ran")
+
+    silent = Runner(name="eager", call=fail)
+    with pytest.raises(ConfigError, match="batch_size, repeats and threads must be at least 1, got 0, 3, None"):
+        compare([silent, runner("b", same_as="eager")], batch_size=0, image_size=4, repeats=3)
+    with pytest.raises(ConfigError, match="there is nothing to measure"):
+        compare([], batch_size=1, image_size=4)
