@@ -19,9 +19,10 @@ help:
 
 setup: $(STAMP)
 
-# The first Python >= 3.11 that runs; PYTHON=... chooses another.
+# The first Python >= 3.11 that runs; PYTHON=... chooses another. An environment that works is brought up to date.
 $(STAMP): pyproject.toml constraints.txt
-	@python="$(PYTHON)"; \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 && exit; \
+	python="$(PYTHON)"; \
 	for candidate in python3 python3.13 python3.12 python3.11; do \
 		test -n "$$python" && break; \
 		$$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && python=$$candidate; \
@@ -30,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "no Python >= 3.11 with venv found; install one (Debian: apt-get install python3 python3-venv), or give PYTHON=..."; \
 		exit 1; \
 	fi; \
-	echo "setting up $(VENV) with $$python (a few minutes the first time)"; \
+	echo "setting up $(VENV) with $$python (torch makes it a few GB, the first time takes minutes)"; \
 	rm -rf $(VENV) && $$python -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx,dev,docs]'
 	@touch $(STAMP)
@@ -52,7 +53,7 @@ test-all: lint
 	OMP_NUM_THREADS=1 LEANFORMER_REQUIRE_EXTRAS=1 $(BIN)/pytest -n $(JOBS) -m "not gpu"
 
 docs: $(STAMP)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
