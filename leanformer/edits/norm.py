@@ -31,11 +31,7 @@ class FoldNorms(Edit):
         found = _find(model)
         foldable = [item for item in found if _is_affine(item.site.norm)]
         if not foldable:
-            kinds = ", ".join(sorted({type(item.site.norm).__name__ for item in found})) or "no norm at all"
-            raise EditError(
-                f"fold_norms: nothing to fold, this model has {kinds}, which depends on each input; "
-                "only RepBN, PRepBN and batch norms fold: train a model with them (norms=Norms(block=PRepBN()))"
-            )
+            raise EditError(f"fold_norms: nothing to fold, {_why_not(found)}")
         _refuse_unfinished(foldable)
         frozen = tuple(item.name for item in foldable if not _can_fold(item.site))
         replace(self, frozen=frozen)._fold(foldable)
@@ -88,6 +84,17 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
         return batch_norm_affine(norm)
     return norm.affine()  # type: ignore[operator]
+
+
+def _why_not(found: list[_Found]) -> str:
+    folded = nn.Identity, FrozenAffine
+    kinds = sorted({type(item.site.norm).__name__ for item in found if not isinstance(item.site.norm, folded)})
+    if not kinds:
+        return "this model has no norm, or its norms are folded already"
+    return (
+        f"this model has {', '.join(kinds)}, which depends on each input; "
+        "only RepBN, PRepBN and batch norms fold: train a model with them (norms=Norms(block=PRepBN()))"
+    )
 
 
 def _refuse_unfinished(items: list[_Found]) -> None:
