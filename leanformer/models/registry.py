@@ -41,5 +41,5 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def describe(name: str) -> str:
-    """The first line of what the registering function says of its model."""
-    return (_MODELS[name.partition(".")[0]].__doc__ or "").strip().partition("\n")[0]
+    """The first paragraph of what the registering function says of its model, as one line."""
+    return " ".join((_MODELS[name.partition(".")[0]].__doc__ or "").partition("\n\n")[0].split())

@@ -39,8 +39,8 @@ def list_recipes() -> list[str]:
 
 
 def describe_recipe(name: str) -> str:
-    """The first line of what a recipe says of itself."""
-    return (_RECIPES[name].__doc__ or "").strip().partition("\n")[0]
+    """The first paragraph of what a recipe says of itself, as one line."""
+    return " ".join((_RECIPES[name].__doc__ or "").partition("\n\n")[0].split())
 
 
 def find_recipe(name: str, out: Path) -> TrainConfig:
