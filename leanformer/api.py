@@ -60,9 +60,11 @@ def load(
         ConfigError: for an unknown name or field.
         CheckpointError: for files that cannot be read or do not fit, key by key.
     """
-    if weights is None and isinstance(model, (str, Path)) and _is_directory(model):
+    if isinstance(model, (str, Path)) and _is_directory(model) and (weights is None or not _is_name(str(model))):
         if overrides:
             raise ConfigError(f"{model} is a finished model; {', '.join(overrides)} cannot be changed while loading it")
+        if weights is not None:
+            raise ConfigError(f"{model} is a run directory with weights of its own; give a model's name with others")
         return runs.load(model)
     name, config = _resolve(model, overrides)
     record = published(name) if name else None
@@ -122,10 +124,14 @@ def _is_directory(model: str | Path) -> bool:
     return isinstance(model, Path) or Path(model).is_dir() or "/" in model
 
 
+def _is_name(model: str) -> bool:
+    return model.partition(".")[0] in list_models()
+
+
 def _how_to_get(name: str, record: zoo.weights.Weights | None) -> str:
     if record is None:
-        return f"{name} has no published weights; pass a file with weights=, or use leanformer.build for random ones"
+        return f"{name} has no published weights; give a file (weights= or --weights), or train it"
     return (
         f"the weights of {name} are not fetched automatically: download {record.file or 'them'} from {record.page} "
-        "and pass the file with weights="
+        "and give the file (weights= or --weights)"
     )

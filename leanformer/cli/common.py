@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 def open_model(model: str, weights: Path | None = None) -> ImageClassifier | OnnxClassifier:
     """A run directory, an exported file, or a registered name with a published weight file."""
     if Path(model).suffix == ".onnx":
+        from leanformer.errors import ConfigError
         from leanformer.export import OnnxClassifier
 
+        if weights is not None:
+            raise ConfigError(f"{model} is an exported file with weights of its own; leave out --weights")
         return OnnxClassifier(model)
     return open_trainable(model, weights)
 
