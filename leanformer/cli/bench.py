@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from leanformer.cli.common import open_model
+from leanformer.cli.common import open_trainable
 
 if TYPE_CHECKING:
     from leanformer.bench import Cost, Runner
     from leanformer.export import OnnxClassifier
     from leanformer.models import ImageClassifier
 
-    Measured = tuple[Runner, Cost | None, tuple[int, int]]
-    """What is measured, what it costs on paper, and (height, width) of its images."""
+    Measured = tuple[Runner, Cost | None]
+    """What is measured, and what it costs on paper."""
 
 Form = Literal["eager", "folded", "onnx"]
 
@@ -56,22 +56,23 @@ class Bench:
 
         if not self.models:
             raise ConfigError("no model given: leanformer bench MODEL ...")
+        if not self.forms:
+            raise ConfigError("no form given: --forms eager folded onnx, or some of them")
+        opened = [(name, self._open(name)) for name in self.models]
+        sizes = {_image_size(model) for _, model in opened}
+        if len(sizes) > 1:
+            raise ConfigError(f"the models take images of different sizes, {sorted(sizes)}; measure them one by one")
+        settings = {
+            "batch_size": self.batch_size, "image_size": sizes.pop(), "warmup": self.warmup,
+            "repeats": self.repeats, "threads": self.threads,
+        }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            found = [found for name in self.models for found in self._runners(name, Path(folder))]
-            sizes = {size for _, _, size in found}
-            if len(sizes) > 1:
-                raise ConfigError(
-                    f"the models take images of different sizes, {sorted(sizes)}; measure them one by one"
-                )
-            settings = {
-                "batch_size": self.batch_size, "image_size": found[0][2], "warmup": self.warmup,
-                "repeats": self.repeats, "threads": self.threads,
-            }  # fmt: skip
-            compared = bench.compare([runner for runner, _, _ in found], **settings)
+            found = [found for name, model in opened for found in self._runners(name, model, Path(folder))]
+            compared = bench.compare([runner for runner, _ in found], **settings)
         agreements = {agreement.name: agreement for agreement in compared.agreements}
         rows = [
             bench.Row(timing=timing, cost=cost, agreement=agreements.get(timing.name))
-            for timing, (_, cost, _) in zip(compared.timings, found, strict=True)
+            for timing, (_, cost) in zip(compared.timings, found, strict=True)
         ]
         method = bench.record_method(**settings)
         if self.json:
@@ -83,34 +84,34 @@ class Bench:
             write_text(self.markdown, bench.format_markdown(rows, method))
         return 0 if all(agreement.passed for agreement in compared.agreements) else 1
 
-    def _runners(self, name: str, folder: Path) -> list[Measured]:
-        """The forms of one model, with their cost and the size of their images."""
+    def _runners(self, name: str, model: ImageClassifier | OnnxClassifier, folder: Path) -> list[Measured]:
+        """The forms of one model, with their cost."""
         from leanformer import bench
+        from leanformer.errors import ConfigError
         from leanformer.export import OnnxClassifier
 
-        model = self._open(name)
-        threads = self.threads or _torch_threads()
         if isinstance(model, OnnxClassifier):
-            runner = bench.Runner(name=name, call=model, threads=threads)
-            return [(runner, None, model.image_size)]
-        return measured_forms(model, name, self.forms, folder, threads)
+            return [(bench.Runner(name=name, call=model, threads=model.threads), None)]
+        found = measured_forms(model, name, self.forms, folder, self.threads or _torch_threads())
+        if not found:
+            raise ConfigError(f"{name} has no norm that folds; measure it with --forms eager or onnx")
+        return found
 
     def _open(self, name: str) -> ImageClassifier | OnnxClassifier:
         from leanformer import api
+        from leanformer.export import OnnxClassifier
 
-        if Path(name).suffix == ".onnx" and self.threads is not None:
-            from leanformer.export import OnnxClassifier
-
+        if Path(name).suffix == ".onnx":
             return OnnxClassifier(name, threads=self.threads)
         if Path(name).exists() or "/" in name:
-            return open_model(name)
+            return open_trainable(name)
         return api.build(name, **({} if self.image_size is None else {"image_size": self.image_size})).eval()
 
 
 def measured_forms(
     model: ImageClassifier, name: str, forms: tuple[Form, ...], folder: Path, threads: int
 ) -> list[Measured]:
-    """Runners of a model as it is, folded and exported, each to give the same outputs; with cost and image size.
+    """Runners of a model as it is, folded and exported, each to give the same outputs; with their cost.
 
     Models with random weights have random, unfinished norms: their progress is set to the end, so that they fold.
     """
@@ -124,7 +125,7 @@ def measured_forms(
     found: list[Measured] = []
     reference, newest = None, model
     if "eager" in forms:
-        found.append((bench.eager_runner(name, model), bench.count_cost(model, size), size))
+        found.append((bench.eager_runner(name, model), bench.count_cost(model, size)))
         reference = name
     if "folded" in forms:
         folded = copy.deepcopy(model)
@@ -136,15 +137,21 @@ def measured_forms(
             pass
         else:
             label = f"{name} folded"
-            found.append((bench.eager_runner(label, folded, same_as=reference), bench.count_cost(folded, size), size))
+            found.append((bench.eager_runner(label, folded, same_as=reference), bench.count_cost(folded, size)))
             reference, newest = reference or label, folded
     if "onnx" in forms:
         label = f"{name}{' folded' if newest is not model else ''} onnx"
         path = folder / f"{len(list(folder.iterdir()))}.onnx"
         export_onnx(newest, path, image_size=size)
         call = OnnxClassifier(path, threads=threads)
-        found.append((bench.Runner(name=label, call=call, threads=threads, same_as=reference), None, size))
+        found.append((bench.Runner(name=label, call=call, threads=threads, same_as=reference), None))
     return found
+
+
+def _image_size(model: ImageClassifier | OnnxClassifier) -> tuple[int, int]:
+    from leanformer.export import OnnxClassifier
+
+    return model.image_size if isinstance(model, OnnxClassifier) else model.config.image_grid
 
 
 def _finish_schedules(model: ImageClassifier) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,18 +37,19 @@ class Demo:
     def run(self) -> int:
         """Print each step, and at the end one line with the figures; 1 if a promise is broken."""
         from leanformer import api, edits
+        from leanformer.errors import ConfigError
         from leanformer.export import OnnxClassifier, export_onnx
         from leanformer.recipes import find_recipe
         from leanformer.training import fit
 
         started = time.perf_counter()
+        if self.repeats < 1:
+            raise ConfigError(f"--repeats must be at least 1, got {self.repeats}")
         config = find_recipe(RECIPE, self.out)
         if self.epochs is not None:
             config = replace(config, epochs=self.epochs)
         print(f"1/5 train {config.model.name} on {config.data}: {config.epochs} epochs")
-        result = fit(
-            config, resume=(self.out / "config.json").exists(), resume_command=f"leanformer demo --out {self.out}"
-        )
+        result = fit(config, resume=(self.out / "config.json").exists(), resume_command=self._command())
         model = result.model
         trained = _evaluate(model)
 
@@ -81,6 +83,11 @@ class Demo:
         }  # fmt: skip
         print(f"\nnext: leanformer predict {self.out} IMAGE, or leanformer train slab_swin_nano --data FOLDER")
         return _verdict(figures, result.seconds, time.perf_counter() - started, page)
+
+    def _command(self) -> str:
+        """What to type for this run again."""
+        epochs = [] if self.epochs is None else ["--epochs", str(self.epochs)]
+        return shlex.join(["leanformer", "demo", "--out", str(self.out), *epochs])
 
     def _measure(self, model: ImageClassifier, folded: ImageClassifier, file: Path):  # noqa: ANN202
         import torch
@@ -131,7 +138,7 @@ class Demo:
             classes=model.classes,
             confusion=trained.confusion().tolist(),
             method=method,
-            reproduce=(f"leanformer demo --out {self.out}",),
+            reproduce=(self._command(),),
         )
         return write_report(self.out / "report.html", report)
 
