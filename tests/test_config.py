@@ -26,7 +26,7 @@ def test_every_kind_with_defaults_survives_json() -> None:
     for cls in registered_kinds().values():
         try:
             config = cls()
-        except TypeError:  # has required fields
+        except (TypeError, ConfigError):  # has fields that must be given
             continue
         assert from_dict(json.loads(json.dumps(to_dict(config))), object) == config
 
@@ -65,7 +65,7 @@ def test_replace_at_reaches_inside_and_checks_types() -> None:
         replace_at(config, "drop_paht", 0.1)
     with pytest.raises(ConfigError, match="image_size: 'big' is not of type"):
         replace_at(config, "image_size", "big")
-    with pytest.raises(ConfigError, match="'num_classes' is 1000, which has no field 'x'"):
+    with pytest.raises(ConfigError, match="'num_classes' is 10, which has no field 'x'"):
         replace_at(config, "num_classes.x", 1)
 
 
