@@ -130,7 +130,9 @@ class ProgressiveNorm(nn.Module):
             return self.start(x)
         if self.done:
             return self.rep(x)
-        return torch.lerp(self.rep(x), self.start(x), self.progress)
+        rep = self.rep(x)
+        # Autocast may give the two different dtypes: on the CPU a LayerNorm keeps the input's, RepBN widens it.
+        return torch.lerp(rep, self.start(x).to(rep.dtype), self.progress.to(rep.dtype))
 
 
 class FrozenAffine(nn.Module):

@@ -61,6 +61,25 @@ def test_it_trains(backbone: str, attention: AttentionConfig, norm: NormConfig) 
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("backbone", "attention", "norm"), combinations)
+def test_it_trains_and_evaluates_in_half_precision_like_in_full(
+    backbone: str, attention: AttentionConfig, norm: NormConfig, dtype: torch.dtype
+) -> None:
+    model = nano(backbone, attention, norm).train()
+    for module in model.modules():
+        if hasattr(module, "scheduled"):
+            module.set_scheduled(0.5)
+    images = torch.randn(6, 3, 32, 32)
+    for mode in (True, False):
+        expected = model.train(mode)(images)
+        with torch.autocast("cpu", dtype):
+            scores = model(images).float()
+        torch.testing.assert_close(scores, expected, rtol=0, atol=0.05 * expected.abs().max().item())
+        scores.square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize(("backbone", "attention", "norm"), combinations)
 def test_it_gives_one_map_per_stage_at_odd_sizes(backbone: str, attention: AttentionConfig, norm: NormConfig) -> None:
     model = nano(backbone, attention, norm).eval()
