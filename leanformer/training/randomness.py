@@ -26,7 +26,7 @@ def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     switches: Any = torch.utils.deterministic
     fill = switches.fill_uninitialized_memory
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # not every GPU of the machine
         torch.manual_seed(seed)
         if device.type == "cpu":
             torch.use_deterministic_algorithms(True)
