@@ -50,7 +50,7 @@ class Demo:
             config = replace(config, epochs=self.epochs)
         print(f"1/5 train {config.model.name} on {config.data}: {config.epochs} epochs")
         result = fit(config, resume=(self.out / "config.json").exists(), resume_command=self._command())
-        model = result.model
+        model = result.model.cpu()  # all that follows is compared and timed on the device of the exported file
         trained = _evaluate(model)
 
         print("2/5 fold the norms into their neighbours")
@@ -158,11 +158,9 @@ def _largest_difference(model: ImageClassifier, other: ImageClassifier) -> float
 
     from leanformer.data import EvalBatches, open_data
 
-    device = next(model.parameters()).device
-    other.to(device)
     with torch.inference_mode():
         batches = EvalBatches(open_data("garments", "val"), model.preprocess, 200)
-        return max((model(b.images.to(device)) - other(b.images.to(device))).abs().max().item() for b in batches)
+        return max((model(batch.images) - other(batch.images)).abs().max().item() for batch in batches)
 
 
 def _steps(rows: list[Row], metrics: list[Metrics], diffs: list[float | None], notes: dict[str, str]) -> list[Step]:
