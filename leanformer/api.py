@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,8 @@ def load(
     else:
         tensors, source = files.read_weights(weights, ema=ema), str(weights)
     loaded = load_published(config, tensors, source=source, name=name)
-    if record is not None and loaded.preprocess.image_size == record.preprocess.image_size:
-        loaded.preprocess = record.preprocess
+    if record is not None:
+        loaded.preprocess = replace(record.preprocess, image_size=loaded.config.image_grid)
     loaded.origin = {"from": source, "license": record.license if record else None}
     return loaded.eval()
 
@@ -91,7 +92,7 @@ def predict(
 ) -> list[tuple[str, float]]:
     """The `top` most probable classes of an image with their probabilities, best first.
 
-    A model without class names calls them by their number.
+    A model without class names calls them by their number. The model is put into eval mode.
 
     Raises:
         DataError: if the image cannot be read.

@@ -24,8 +24,7 @@ def load_published(
 
     Raises:
         CheckpointError: if the keys or shapes are not those of the model, naming the first foreign key and the model
-        that the
-            checkpoint looks like.
+            that the checkpoint looks like.
     """
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     layout = layout_of(config)

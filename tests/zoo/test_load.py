@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,13 @@ def test_a_classifier_of_other_classes_comes_with_its_file() -> None:
 def test_published_preprocessing_comes_with_the_weights() -> None:
     assert leanformer.load("flatten_swin_tiny.in1k", weights=file_of("flatten_swin_tiny")).preprocess.fit == "squash"
     assert published("flatten_swin_base_384").preprocess.crop == 1.0
+
+
+def test_published_preprocessing_follows_the_image_size_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    squashed = replace(published("swin_tiny"), preprocess=leanformer.Preprocess(fit="squash"))
+    monkeypatch.setattr("leanformer.api.published", lambda name: squashed)
+    model = leanformer.load("swin_tiny", weights=file_of("swin_tiny"), image_size=(448, 224))
+    assert model.preprocess == leanformer.Preprocess(fit="squash", image_size=(448, 224))
 
 
 def test_weights_that_are_not_given_are_asked_for_with_the_page() -> None:
