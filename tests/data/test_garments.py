@@ -50,7 +50,10 @@ def test_the_licence_of_garments_lies_beside_them():
 
 
 @pytest.mark.skipif(not DEBIAN.exists(), reason="needs the Debian package dataset-fashion-mnist")
-def test_the_tool_rebuilds_the_file_byte_for_byte(tmp_path):
+def test_the_tool_rebuilds_the_same_images_and_labels(tmp_path):
     tool = runpy.run_path(str(TOOL))
     tool["main"](tmp_path / "garments.npz")
-    assert (tmp_path / "garments.npz").read_bytes() == tool["OUTPUT"].read_bytes()
+    with np.load(tmp_path / "garments.npz") as rebuilt, np.load(tool["OUTPUT"]) as shipped:
+        assert rebuilt.files == shipped.files
+        for name in shipped.files:
+            np.testing.assert_array_equal(rebuilt[name], shipped[name])
