@@ -4,7 +4,7 @@
     python tools/make_garments.py [OUTPUT]
 
 The choice: the first 600 images of each class of Fashion-MNIST's training file and the first 100 of each class of its
-test file, both kept in the order of the file. The same input gives the same arrays (the zip around them varies with Python).
+test file, both kept in the order of the file. The same input gives the same arrays; the zip around them may differ.
 """
 
 from __future__ import annotations
