@@ -47,7 +47,9 @@ class FoldNorms(Edit):
             site = item.site
             scale, shift = (t.double() for t in _affine(site.norm))
             if item.name in self.frozen:
-                setattr(site.owner, site.attribute, FrozenAffine(scale.float(), shift.float()))
+                shape = (-1, 1, 1) if isinstance(site.norm, nn.BatchNorm2d) else (-1,)
+                frozen = FrozenAffine(scale.view(shape).float(), shift.view(shape).float())
+                setattr(site.owner, site.attribute, frozen)
                 continue
             if site.before is not None:
                 _fold_backward(site.before, scale, shift)
@@ -111,6 +113,8 @@ def _refuse_unfinished(items: list[_Found]) -> None:
 def _can_fold(site: NormSite) -> bool:
     if site.before is None and not site.after:
         return False
+    if any(isinstance(layer, nn.Conv2d) and (layer.groups > 1 or layer.padding != (0, 0)) for layer in site.after):
+        return False  # what the convolution pads with zeros would have to be padded with -shift / scale
     if site.window is None:
         return True
     scale, shift = _affine(site.norm)

@@ -136,7 +136,10 @@ class ProgressiveNorm(nn.Module):
 
 
 class FrozenAffine(nn.Module):
-    """scale * x + shift per channel: what stays of a norm that could not be folded into a neighbour."""
+    """scale * x + shift per channel: what stays of a norm that could not be folded into a neighbour.
+
+    Both are (C,) for tokens and (C, 1, 1) for maps.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -146,12 +149,8 @@ class FrozenAffine(nn.Module):
         self.register_buffer("scale", scale.detach().clone())
         self.register_buffer("shift", shift.detach().clone())
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """(scale, shift), each (C,)."""
-        return self.scale, self.shift
-
     def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift x, (..., C)."""
+        """Scale and shift x, (..., C) or (B, C, H, W)."""
         return torch.addcmul(self.shift, x, self.scale)
 
 

@@ -12,6 +12,7 @@ from leanformer.errors import EditError
 from leanformer.layers.attention import AttentionConfig, SimplifiedLinear, Softmax
 from leanformer.layers.norm import FrozenAffine, LayerNorm, Norms, PRepBN, ProgressiveNorm, RepBatchNorm, RepBN
 from leanformer.layers.region import Window
+from leanformer.layers.site import NormSite
 from leanformer.models import ImageClassifier
 
 SLICE = [
@@ -103,6 +104,34 @@ def test_features_without_a_classifier_keep_their_last_norm_as_a_fixed_affine() 
         report = leanformer.apply(model, FoldNorms())[0]
         torch.testing.assert_close(model(images), before, rtol=1e-5, atol=1e-5)
     assert report.details["frozen"] == ["head.norm"]
+
+
+class NormBeforeConv(nn.Module):
+    def __init__(self, **options: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+        self.conv = nn.Conv2d(4, 4, 3, **options)
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        return (NormSite(owner=self, attribute="norm", after=(self.conv,)),)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.norm(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"),
+    [({}, []), ({"stride": 2}, []), ({"padding": 1}, ["norm"]), ({"groups": 4}, ["norm"])],
+    ids=str,
+)
+def test_a_norm_folds_into_a_convolution_unless_zeros_are_padded_between(options: dict, frozen: list[str]) -> None:
+    model = NormBeforeConv(**options).train()
+    x = torch.randn(3, 4, 7, 9) * 2 + 1
+    model(x)
+    before = model.eval()(x).detach()
+    report = leanformer.apply(model, FoldNorms())[0]
+    assert report.details["frozen"] == frozen
+    torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-5)
 
 
 def test_a_norm_that_still_blends_is_refused_and_the_model_is_untouched() -> None:
