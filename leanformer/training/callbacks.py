@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -166,7 +167,8 @@ class Logger(Callback):
         line |= {"loss": run.interval_loss.take(), "lr": run.optimizer.param_groups[0]["lr"]}
         line |= {what: value for what, value in run.values.items() if what not in OF_OPTIMIZER}
         if run.last.gradient_norm is not None:
-            line["gradient_norm"] = run.last.gradient_norm
+            norm = run.last.gradient_norm
+            line["gradient_norm"] = norm if math.isfinite(norm) else None  # JSON has no infinity; fp16 may overflow
         self.write(line | {"images_per_second": round(rate, 1)})
 
     def on_epoch(self, run: Run, epoch: int) -> None:

@@ -75,7 +75,7 @@ def fit(
         resume_command: what a message tells the user to type after an interruption.
 
     Raises:
-        ConfigError, DataError: before anything is written, if the run cannot be.
+        ConfigError, DataError: before anything is written, if the run cannot be, or not be resumed with this data.
         TrainingError: if the loss is no longer finite.
         Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
     """

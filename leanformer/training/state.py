@@ -13,6 +13,7 @@ from torch import Tensor
 
 from leanformer.checkpoints.store import CheckpointStore
 from leanformer.data import EvalBatches, LabeledImages, TrainBatches
+from leanformer.errors import DataError
 from leanformer.models import ImageClassifier
 from leanformer.tasks import Classification, Metrics
 from leanformer.training.config import TrainConfig
@@ -111,11 +112,22 @@ class Run:
             "interval_loss": [self.interval_loss.total, self.interval_loss.count],
             "epoch_loss": [self.epoch_loss.total, self.epoch_loss.count],
             "skipped": self.skipped,
+            "data": self._data(),
         }
         self.store.save(self.step, tensors, meta)
 
     def restore(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Take over what `save_checkpoint` wrote."""
+        """Take over what `save_checkpoint` wrote.
+
+        Raises:
+            DataError: if the training images are no longer those that it trained on.
+        """
+        if meta["data"] != self._data():
+            (had, before), (has, now) = meta["data"], self._data()
+            raise DataError(
+                f"the training data has changed since step {step}: {had} images of {len(before)} classes were there, "
+                f"now {has} of {len(now)}; put it back as it was, or start a new run with another --out"
+            )
         self.model.load_state_dict(_below("model", tensors))
         if self.ema is not None:
             self.ema.load_state_dict(_below("ema", tensors))
@@ -124,6 +136,10 @@ class Run:
         self.step, self.epoch, self.seconds = step, meta["epoch"], meta["seconds"]
         self.interval_loss, self.epoch_loss = Mean(*meta["interval_loss"]), Mean(*meta["epoch_loss"])
         self.skipped = dict(meta["skipped"])
+
+    def _data(self) -> list[Any]:
+        """What the order of the images and the shape of the classifier follow from."""
+        return [len(self.train_images), list(self.train_images.classes)]
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

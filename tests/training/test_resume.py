@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from leanformer.config import to_dict
-from leanformer.data.synthetic import write_folder
+from leanformer.data.synthetic import shapes, write_folder
+from leanformer.errors import DataError
 from leanformer.training import Interrupted, fit
 from leanformer.training.callbacks import Callback, SetScheduled
 from leanformer.training.config import Scheduled
@@ -95,6 +96,18 @@ def test_a_killed_run_ends_as_an_undisturbed_one(disturbance, nano_config, nano_
     fit(nano_config, data=nano_data, resume=True)
     assert weights(nano_config.out) == weights(straight.out)
     assert read_log(nano_config.out) == read_log(straight.out)
+
+
+@pytest.mark.parametrize("change", [{"num_images": 97}, {"num_classes": 3}], ids=str)
+def test_a_run_is_not_resumed_on_other_images(change, nano_config, nano_data):
+    with pytest.raises(Interrupted):
+        fit(nano_config, data=nano_data, callbacks=[StopAt(3)])
+    changed = shapes(**({"num_images": 96, "num_classes": 4, "size": 16, "seed": 0} | change)), nano_data[1]
+    with pytest.raises(
+        DataError, match=r"has changed since step 4: 96 images of 4 classes were there, now 9[67] of [34]"
+    ):
+        fit(nano_config, data=changed, resume=True)
+    assert fit(nano_config, data=nano_data, resume=True).steps == 18
 
 
 class StopAt(Callback):

@@ -88,6 +88,14 @@ def test_half_precision_trains_close_to_full(precision, plain_config, nano_data,
     assert all(value.dtype != torch.bfloat16 for value in half.model.state_dict().values())
 
 
+def test_the_log_is_json_even_where_a_gradient_overflows(plain_config, nano_data, monkeypatch):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    fit(replace(plain_config, clip=1.0, epochs=1), data=nano_data)
+    lines = (plain_config.out / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [record["gradient_norm"] for record in records if record["event"] == "step"] == [None, None]
+
+
 class AfterEveryStep(Callback):
     def __init__(self, look):
         self.look = look
