@@ -1,5 +1,5 @@
-"""Training augmentation, a pure function of (seed, epoch, index): timm's transforms for photographs, and a fast one for
-small images in an array."""
+"""Training augmentation, a pure function of (seed, epoch, image or batch): timm's transforms for photographs, and a
+fast one for small images in an array."""
 
 from __future__ import annotations
 

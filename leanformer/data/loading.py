@@ -1,9 +1,9 @@
 """Batches for training and evaluation: the same whatever the number of workers, from any step of any epoch.
 
 The order of an epoch is a permutation drawn from (seed, epoch) and every augmentation is drawn from (seed, epoch,
-index), so a run that starts again in the middle of an epoch sees exactly what it would have seen. In training, an
-unreadable image is replaced by the next readable one after its batch in the order of the epoch; in evaluation it is
-left out.
+index), or (seed, epoch, batch) for arrays, so a run that starts again in the middle of an epoch sees exactly what it
+would have seen. In training, an unreadable image is replaced by the next readable one after its batch in the order of
+the epoch; in evaluation it is left out.
 """
 
 from __future__ import annotations
