@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OF_OPTIMIZER = ("lr", "weight_decay")
-OPTIONAL = ("drop_path",)
-"""Modules that follow these do well without."""
 
 
 class Callback:
@@ -105,7 +103,7 @@ def check_schedules(model: nn.Module, schedules: Sequence[Scheduled]) -> None:
                 f"it has {', '.join(names)}"
             )
     for what, modules in takers.items():
-        if what not in driven and what not in OPTIONAL:
+        if what not in driven:
             raise ConfigError(
                 f"{len(modules)} modules of the model follow {what!r}, but no schedule drives it; add "
                 f"Scheduled(what={what!r}, schedule=...) to schedules"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from leanformer.errors import ConfigError
-from leanformer.training import Constant, Linear, Scheduled, fit
+from leanformer.training import Linear, Scheduled, fit
 from leanformer.training.callbacks import Callback, check_schedules, scheduled_modules, settle
 from leanformer.training.progress import Progress
 
@@ -42,12 +42,6 @@ def test_a_trained_model_gets_the_values_at_which_its_schedules_end():
     probe = Probe("norm_progress")
     settle(nn.Sequential(probe), [Scheduled(what="norm_progress", schedule=Linear(start=1.0, end=0.25))], total=8)
     assert probe.values == [0.25]
-
-
-def test_drop_path_may_but_need_not_follow_a_schedule():
-    model = nn.Sequential(Probe("drop_path"))
-    check_schedules(model, [])
-    check_schedules(model, [Scheduled(what="drop_path", schedule=Constant())])
 
 
 def test_what_nothing_drives_is_named():
