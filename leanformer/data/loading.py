@@ -62,7 +62,6 @@ class TrainBatches:
         batch_size: int,
         seed: int,
         workers: int = 0,
-        drop_last: bool = True,
     ) -> None:
         if seed < 0:
             raise ConfigError(f"seed must be 0 or more, got {seed}")
@@ -71,8 +70,8 @@ class TrainBatches:
         self._reader = _Reader(data, batch_size, workers)
         batch_size = min(batch_size, len(data))
         self._source = _TrainSource(data, preprocess, augment, batch_size, seed)
-        self.steps_per_epoch = len(data) // batch_size if drop_last else math.ceil(len(data) / batch_size)
-        """Batches in an epoch, at least one."""
+        self.steps_per_epoch = len(data) // batch_size
+        """Batches in an epoch, at least one; what does not fill another batch is left out."""
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -137,7 +136,7 @@ class _TrainSource(Dataset[Batch]):
     def __getitem__(self, step: Step) -> Batch:
         epoch, number = step
         order = np.roll(_order(len(self.data), self.seed, epoch), -number * self.batch_size)
-        size = min(self.batch_size, len(order) - number * self.batch_size)
+        size = self.batch_size
         if isinstance(self.data, ArrayImages):
             pixels = self.data.pixels[order[:size]]
             if self.augment is not None:

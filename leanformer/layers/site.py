@@ -31,11 +31,6 @@ class Site:
     """Class and other tokens in front of the map."""
     qkv_bias: bool = True
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens in one call of the mixer, the prefix included."""
-        return self.prefix_tokens + self.grid[0] * self.grid[1]
-
 
 class TokenMixer(Protocol):
     """The body of an attention branch: (B, N, C) to (B, N, C)."""

@@ -71,7 +71,7 @@ def curve_of(rows: Sequence[Mapping[str, Any]], event: str, key: str, label: str
     return Curve(label=label, steps=steps, values=values)
 
 
-def line_chart(curves: Sequence[Curve], *, title: str, unit: str = "", x_label: str = "step") -> bytes:
+def line_chart(curves: Sequence[Curve], *, title: str, unit: str = "") -> bytes:
     """A chart of curves over training, with a legend where there is more than one."""
     with _figure(WIDTH, 3.3) as (figure, axes):
         for index, curve in enumerate(curves):
@@ -81,7 +81,7 @@ def line_chart(curves: Sequence[Curve], *, title: str, unit: str = "", x_label: 
                 curve.steps, curve.values, color=color, linestyle=line, marker=shown, markersize=4, label=curve.label
             )
         axes.set_title(title, loc="left", fontweight="bold")
-        axes.set_xlabel(x_label)
+        axes.set_xlabel("step")
         axes.set_ylabel(unit)
         axes.grid(color="#dddddd", linewidth=0.7)
         axes.margins(x=0.02)

@@ -26,10 +26,9 @@ def paragraph(value: str, *, css: str = "") -> str:
     return f"<p{_class(css)}>{text(value)}</p>"
 
 
-def chart(png: bytes, *, alt: str, caption: str = "") -> str:
+def chart(png: bytes, *, alt: str) -> str:
     """A chart inside the page, on white because its letters are dark."""
-    note = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
-    return f'<figure><div class="chart"><img src="{data_address(png)}" alt="{text(alt)}"></div>{note}</figure>'
+    return f'<figure><div class="chart"><img src="{data_address(png)}" alt="{text(alt)}"></div></figure>'
 
 
 def table(

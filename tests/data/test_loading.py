@@ -63,14 +63,6 @@ def test_an_epoch_shows_every_image_at_most_once_with_its_label():
         assert batch.images.dtype == torch.float32 and batch.labels.dtype == torch.int64
 
 
-def test_the_last_small_batch_can_be_kept():
-    loader = train(Numbers(23), batch_size=5, drop_last=False)
-    batches = indices(loader.batches(0))
-    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
-    assert loader.steps_per_epoch == 5
-    assert sorted(chain.from_iterable(batches)) == list(range(23))
-
-
 def test_the_order_depends_on_seed_and_epoch_alone():
     first = indices(train(Numbers(23)).batches(1))
     assert first == indices(train(Numbers(23)).batches(1))
