@@ -5,11 +5,12 @@ Nothing here imports torch before a command runs, so that `--help` answers at on
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, TextIO, Union
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, TextIO, Union
 
 import tyro
 
@@ -42,17 +43,12 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status: 0, 1 for a result that is not as it should be, 2 for an error of
     use."""
-    subcommands = tuple(Annotated[cls, tyro.conf.subcommand(name, prefix_name=False)] for name, cls in COMMANDS.items())
-    command = tyro.cli(
-        Union[subcommands],  # type: ignore[arg-type, valid-type]  # noqa: UP007
-        prog="leanformer",
-        description="Make transformers lean, and prove it.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    _log_to_stderr()
     try:
-        return command.run()  # type: ignore[attr-defined]
+        command = _parse(arguments)
+        with _log_on_stderr():
+            status = command.run()
+        sys.stdout.flush()
+        return status
     except LeanformerError as error:
         print(f"leanformer: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
@@ -64,6 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _parse(arguments: Sequence[str] | None) -> Any:
+    """The command with its options; exits after `--help` and after a mistake."""
+    subcommands = tuple(Annotated[cls, tyro.conf.subcommand(name, prefix_name=False)] for name, cls in COMMANDS.items())
+    return tyro.cli(
+        Union[subcommands],  # type: ignore[arg-type, valid-type]  # noqa: UP007
+        prog="leanformer",
+        description="Make transformers lean, and prove it.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
 class _Stderr(logging.StreamHandler[TextIO]):
     """Writes to whatever stderr is at the moment: a progress bar stands in for it while it is drawn."""
 
@@ -73,9 +81,17 @@ class _Stderr(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("leanformer")
-    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
-        logger.addHandler(_Stderr())
+@contextlib.contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Show what the library logs while a command runs, and leave logging as it was."""
+    logger, handler = logging.getLogger("leanformer"), _Stderr()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
