@@ -1,0 +1,107 @@
+"""What the commands that only look print: list, info, doctor, and how the command line treats its process."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+
+import pytest
+
+import leanformer
+from leanformer.recipes import list_recipes
+
+
+def test_list_shows_every_model_with_its_parameters_and_published_accuracy(run):
+    rows = json.loads(run("list", "--json").out)
+    assert [row["model"] for row in rows] == leanformer.list_models()
+    by_name = {row["model"]: row for row in rows}
+    assert by_name["slab_swin_tiny"]["published top-1"] == 81.8
+    assert by_name["slab_swin_nano"]["published top-1"] is None
+    model = leanformer.build("slab_swin_nano")
+    assert by_name["slab_swin_nano"]["parameters"] == sum(p.numel() for p in model.parameters())
+    assert all(row["what it is"].endswith(".") for row in rows)
+
+
+def test_list_lines_its_columns_up(run):
+    lines = run("list", "slab_swin_*").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["model", *leanformer.list_models("slab_swin_*")]
+    assert len({line.index("swin  ") for line in lines[1:]}) == 1
+    assert lines[0].index("what it is") == lines[1].index("Swin-B,")
+
+
+def test_list_shows_the_recipes(run):
+    rows = json.loads(run("list", "--recipes", "--json").out)
+    assert [row["recipe"] for row in rows] == list_recipes()
+    assert "slab_swin_nano_garments" in run("list", "--recipes").out
+
+
+def test_info_shows_the_structure_of_a_model(run):
+    printed = run("info", "slab_swin_tiny").out
+    assert "slab_swin_tiny: swin, 224 x 224 images, 1000 classes" in printed
+    for line in (
+        "stage 1: 96 channels, stride 4",
+        "  block 1-2: Simplified, whole map, norm PRepBN",
+        "  block 2: Softmax, windows of 7 shifted by 3, norm PRepBN",
+        "license of the weights: none published",
+    ):
+        assert line in printed
+
+
+def test_info_in_json_holds_the_whole_config(run):
+    from leanformer.config import from_dict
+    from leanformer.models import BackboneConfig, find
+
+    found = json.loads(run("info", "flatten_swin_tiny", "--json").out)
+    assert from_dict(found["config"], BackboneConfig) == find("flatten_swin_tiny")
+    assert found["parameters"] == sum(p.numel() for p in leanformer.build("flatten_swin_tiny").parameters())
+    assert [stage["stage"] for stage in found["stages"]] == [1, 2, 3, 4]
+
+
+def test_info_of_a_run_names_its_classes_and_edits(run, folded):
+    printed = run("info", folded.out).out
+    assert "swin, 32 x 32 images, 3 classes" in printed
+    assert "norm folded" in printed
+    assert "edit: fold_norms" in printed
+    assert json.loads(run("info", folded.out, "--json").out)["edits"][0]["kind"] == "fold_norms"
+
+
+def test_doctor_shows_versions_threads_and_what_works(run):
+    outcome = run("doctor")
+    assert outcome.status == 0
+    for line in (f"leanformer: {leanformer.__version__}", "torch threads: 1", "accelerators: "):
+        assert f"{line}" in outcome.out
+    assert f"safetensors {importlib.metadata.version('safetensors')}" in outcome.out
+
+
+def test_doctor_says_how_to_install_what_is_missing(run):
+    found = json.loads(run("doctor", "--json").out)
+    printed = run("doctor").out
+    for extra, states in found["extras"].items():
+        missing = extra != "default" and "not installed" in states.values()
+        assert (f"pip install 'leanformer[{extra}]'" in printed) == missing
+
+
+def test_doctor_says_what_is_broken_and_fails(run, monkeypatch, tmp_path):
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('half of it is gone')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "rich", raising=False)
+    outcome = run("doctor")
+    assert outcome.status == 1
+    assert "rich broken (half of it is gone)" in outcome.out
+
+
+def test_a_command_leaves_logging_as_it_was(run, capsys):
+    logger = logging.getLogger("leanformer")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    run("list", "swin_*")
+    run("list", "nothing")
+    assert (logger.level, logger.propagate, list(logger.handlers)) == before
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict", "compress", "export", "bench", "list"])
+def test_help_says_what_a_command_is_for(run, command):
+    outcome = run(command, "--help")
+    assert outcome.status == 0
+    assert f"usage: leanformer {command}" in outcome.out
