@@ -1,7 +1,7 @@
 """What it costs to import the library and to ask the command line for help.
 
-In seconds of processor time: on an idle machine those on the clock, and hardly changed by tests that run beside them. The
-best of several counts, since anything else on the machine can only add."""
+In seconds of processor time: on an idle machine those on the clock, and hardly changed by tests that run beside them.
+The best of several counts, since anything else on the machine can only add."""
 
 from __future__ import annotations
 
