@@ -211,8 +211,10 @@ def _verdict(figures: dict[str, float], training_seconds: float, seconds: float,
     """Print the last line; 1 if a promise is broken."""
     broken = []
     if figures["top1"] < LEAST_TOP1:
-        broken.append(f"top-1 {figures['top1']:.3f} is below {LEAST_TOP1}")
-    if figures["folded_max_diff"] > LARGEST_DIFF or figures["folded_changed_predictions"]:
+        broken.append(f"top-1 {figures['top1']:.4f} is below {LEAST_TOP1}")
+    if not figures["folded_max_diff"] <= LARGEST_DIFF:  # nor is a NaN
+        broken.append(f"folding changed a score by {figures['folded_max_diff']:.1e}, more than {LARGEST_DIFF:.0e}")
+    if figures["folded_changed_predictions"]:
         broken.append(f"folding changed {figures['folded_changed_predictions']} predictions")
     if figures["onnx_top1"] != figures["folded_top1"] or figures["onnx_norms"]:
         broken.append("the exported file has norms left or another accuracy")
