@@ -173,6 +173,21 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["notes"]
 
 
+def test_a_full_disk_leaves_the_file_before(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of a process are those of POSIX systems")
+    path = tmp_path / "a.onnx"
+    path.write_text("the file before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(ExportError, match=r"a\.onnx: could not be written \(File too large\)"):
+            export_onnx(Small(), path, image_size=SIZE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.onnx"]
+    assert path.read_text() == "the file before"
+
+
 def test_images_of_another_size_are_refused_with_both_sizes(described):
     with pytest.raises(ExportError, match=r"model\.onnx takes images of shape \(3, 20, 12\), got \(3, 24, 24\)"):
         OnnxClassifier(described.path)(torch.zeros(1, 3, 24, 24))
