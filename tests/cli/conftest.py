@@ -87,13 +87,18 @@ def trained(photos, tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def folded(trained, photos) -> SimpleNamespace:
-    """The trained run compressed and exported, and what the commands printed."""
-    pytest.importorskip("onnxruntime")
+    """The trained run compressed."""
     out = trained.out.with_name("folded")
-    edit = ["compress", trained.out, "--edit", "fold_norms", "--data", photos, "--repeats", 3]
-    compressed = leanformer(*edit, "--out", out)
-    exported = leanformer("export", out, "--out", out / "model.onnx")
-    return SimpleNamespace(out=out, file=out / "model.onnx", compressed=compressed, exported=exported)
+    edit = ["--edit", "fold_norms", "--data", photos, "--repeats", 3]
+    return SimpleNamespace(out=out, outcome=leanformer("compress", trained.out, *edit, "--out", out))
+
+
+@pytest.fixture(scope="session")
+def exported(folded) -> SimpleNamespace:
+    """The folded run as an ONNX file, for tests marked `extras`."""
+    pytest.importorskip("onnxruntime")
+    file = folded.out / "model.onnx"
+    return SimpleNamespace(file=file, outcome=leanformer("export", folded.out, "--out", file))
 
 
 @pytest.fixture

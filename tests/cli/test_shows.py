@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import sys
 
 import pytest
 
@@ -86,7 +87,7 @@ def test_doctor_says_what_is_broken_and_fails(run, monkeypatch, tmp_path):
     (tmp_path / "rich").mkdir()
     (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('half of it is gone')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "rich", raising=False)
+    monkeypatch.delitem(sys.modules, "rich", raising=False)
     outcome = run("doctor")
     assert outcome.status == 1
     assert "rich broken (half of it is gone)" in outcome.out
