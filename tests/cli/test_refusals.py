@@ -49,7 +49,7 @@ def test_an_unknown_edit_is_answered_with_those_that_exist(refused, trained, tmp
 @pytest.mark.parametrize(
     ("arguments", "near"),
     [
-        (("trian",), "train"),
+        (("trainn",), "train"),
         ((), "demo, train"),
         (("train", "slab_swin_nano", "--out", "run", "--epoch", "3"), "--epochs"),
         (("train", "slab_swin_nano", "--out", "run", "--epochs", "three"), "--epochs"),
