@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leanformer.bench.latency import Runner, Timing, check_settings, fixed_batch, measure_interleaved, torch_threads
 from leanformer.errors import ConfigError
+from leanformer.ops import full_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ def _reason(agreement: Agreement) -> str:
 
 
 def _outputs(runner: Runner, images: Tensor) -> Tensor:
-    with torch.inference_mode():
+    with torch.inference_mode(), full_float32():
         return runner.call(images.to(device=runner.device, dtype=runner.dtype)).float().cpu()
 
 

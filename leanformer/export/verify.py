@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leanformer.export.program import device_of, evaluation_mode
+from leanformer.ops import full_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ def verify(
 ) -> Verification:
     """Run both on each batch of (B, 3, H, W) images, the model in evaluation mode, and compare their (B, K) outputs."""
     expected, found = [], []
-    with evaluation_mode(model), torch.inference_mode():
+    with evaluation_mode(model), torch.inference_mode(), full_float32():
         for images in batches:
             expected.append(model(images.to(device_of(model))).float().cpu())
             found.append(exported(images).float().cpu())

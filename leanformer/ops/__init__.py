@@ -4,10 +4,12 @@ from leanformer.ops.attention import softmax_attention
 from leanformer.ops.feature_maps import focused_map
 from leanformer.ops.heads import merge_heads, split_heads
 from leanformer.ops.linear_attention import linear_attention
+from leanformer.ops.precision import full_float32
 from leanformer.ops.regions import join_windows, pad_to_multiple, shifted_window_mask, split_windows
 
 __all__ = [
     "focused_map",
+    "full_float32",
     "join_windows",
     "linear_attention",
     "merge_heads",
