@@ -19,6 +19,8 @@ from leanformer.models import BackboneConfig, ImageClassifier, Preprocess
 
 RECORD = "model.json"
 WEIGHTS = "model.safetensors"
+OTHER_WEIGHTS = "model-2.safetensors"
+"""The weights of a model that was saved over another; the two names take turns."""
 
 _FORMAT = 1
 _FIELDS = ("format", "leanformer", "model", "config", "classes", "preprocess", "edits", "weights", "extra")
@@ -34,9 +36,11 @@ def save(model: ImageClassifier, directory: str | Path, extra: dict[str, Any] | 
     directory = Path(directory)
     tensors = model.state_dict()
     _check_rebuilds(model, tensors)
-    # The weights go first: if the record that follows is not written, the old record's hash tells that they are not
-    # its own.
-    digest = files.write_safetensors(directory / WEIGHTS, tensors, {"leanformer": leanformer.__version__})
+    # The weights go first, beside those of a model that is already here: until the new record is written, the old one
+    # and its weights are whole.
+    old = _weights_file(directory)
+    name = OTHER_WEIGHTS if old == WEIGHTS else WEIGHTS
+    digest = files.write_safetensors(directory / name, tensors, {"leanformer": leanformer.__version__})
     record = {
         "format": _FORMAT,
         "leanformer": leanformer.__version__,
@@ -45,10 +49,12 @@ def save(model: ImageClassifier, directory: str | Path, extra: dict[str, Any] | 
         "classes": list(model.classes) if model.classes else None,
         "preprocess": to_dict(model.preprocess),
         "edits": [to_dict(change) for change in model.edits],
-        "weights": {"file": WEIGHTS, "sha256": digest, "origin": model.origin},
+        "weights": {"file": name, "sha256": digest, "origin": model.origin},
         "extra": extra or {},
     }
     files.write_json(directory / RECORD, record)
+    if old is not None:
+        (directory / old).unlink(missing_ok=True)
 
 
 def load(directory: str | Path) -> ImageClassifier:
@@ -111,6 +117,14 @@ def read_record(directory: str | Path) -> dict[str, Any]:
     _checked(path, record, "edits", list)
     _checked(path, record, "weights", dict)
     return record
+
+
+def _weights_file(directory: Path) -> str | None:
+    """The weight file of the model in `directory`, if there is a model whose record can be read."""
+    try:
+        return read_record(directory)["weights"].get("file")
+    except CheckpointError:
+        return None
 
 
 def _rebuild(config: BackboneConfig, changes: list[Edit], name: str | None) -> ImageClassifier:
