@@ -11,7 +11,7 @@ from leanformer import edits
 from leanformer.checkpoints import files, runs
 from leanformer.checkpoints.resize import fit_positions
 from leanformer.checkpoints.strict import load_strict
-from leanformer.config import replace_at
+from leanformer.config import replace_at, to_dict
 from leanformer.errors import ConfigError
 from leanformer.models import BackboneConfig, ImageClassifier, Preprocess, find
 from leanformer.training.config import ModelSpec
@@ -44,12 +44,24 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
     model.set_classes(classes)
     if spec.weights is not None:
         source = _source(spec, replace(model.config, image_size=trained_at))
+        _check_norms(spec, source, model)
         load_strict(model, fit_positions(_wanted(source, model), model), source=spec.weights)
         preprocess = preprocess or source.preprocess
     if preprocess is not None:
         model.preprocess = replace(preprocess, image_size=model.config.image_grid)
     edits.apply(model, *spec.edits)
     return model
+
+
+def _check_norms(spec: ModelSpec, source: ImageClassifier, model: ImageClassifier) -> None:
+    """Refuse weights of other norms, such as a published file of bare RepBN for a model that blends to it."""
+    found, wanted = (to_dict(classifier.config.norms) for classifier in (source, model))
+    lines = [f"{place}: {found[place]} -> {wanted[place]}" for place in wanted if found[place] != wanted[place]]
+    if lines:
+        raise ConfigError(
+            f"{spec.weights} holds other norms than the model ({'; '.join(lines)}); "
+            "train a config with the norms of the file: ModelSpec(config=replace(find(name), norms=...), weights=...)"
+        )
 
 
 def _source(spec: ModelSpec, config: BackboneConfig) -> ImageClassifier:

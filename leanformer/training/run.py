@@ -7,6 +7,7 @@ for bit on one machine's CPU.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -113,6 +114,7 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
     train, val = data or (open_data(config.data, "train"), open_data(config.data, "val"))
     model = build_model(config.model, train.classes, config.preprocess).to(device)
     check_schedules(model, _schedules(config))
+    _rehearse_finish(config, model)
     make_batches = (model.preprocess, config.augment, config.batch_size, config.seed, config.workers)
     return Run(
         config=config,
@@ -127,6 +129,13 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
         store=CheckpointStore(config.out / "checkpoints", keep=2),
         out=config.out,
     )
+
+
+def _rehearse_finish(config: TrainConfig, model: ImageClassifier) -> None:
+    """Apply the finishing edits to a copy as training will leave it: one that refuses is to do so before training."""
+    twin = copy.deepcopy(model).eval()
+    settle(twin, config.schedules, 1)
+    edits.apply(twin, *(item for item in config.finish if isinstance(item, edits.Edit)))
 
 
 def _schedules(config: TrainConfig) -> list[Scheduled]:
@@ -220,6 +229,8 @@ def _finish(run: Run) -> tuple[ImageClassifier, Metrics]:
     """The finished model, in eval mode, and how it does."""
     start = time.perf_counter()
     model = run.model if run.ema is None else run.ema
+    for mine, theirs in zip(model.parameters(), run.model.parameters(), strict=True):
+        mine.requires_grad_(theirs.requires_grad)
     settle(model, run.config.schedules, run.total_steps)
     for item in run.config.finish:
         if isinstance(item, edits.Edit):

@@ -82,3 +82,10 @@ def test_edits_come_before_training():
 def test_a_model_needs_a_name_or_a_config_and_not_both(fields):
     with pytest.raises(ConfigError, match="by its name or by a config"):
         ModelSpec(**fields)
+
+
+def test_weights_with_other_norms_are_refused_by_what_differs(nano, tmp_path):
+    bare = ImageClassifier(replace(nano.config, norms=Norms(block=RepBN())), "deit_nano")
+    runs.save(bare, tmp_path)
+    with pytest.raises(ConfigError, match=r"holds other norms than the model \(block: .*rep_bn.* -> .*layer_norm"):
+        build_model(ModelSpec(name="deit_nano", weights=str(tmp_path)), CLASSES)

@@ -14,7 +14,7 @@ from leanformer.config import from_dict, to_dict
 from leanformer.data import Augment
 from leanformer.data.synthetic import shapes, write_folder
 from leanformer.edits import FoldNorms
-from leanformer.errors import CheckpointError, ConfigError, DataError, TrainingError
+from leanformer.errors import CheckpointError, ConfigError, DataError, EditError, TrainingError
 from leanformer.models import Preprocess
 from leanformer.training import AdamW, Constant, Linear, ModelSpec, Scheduled, TrainConfig, WarmUp, fit
 from leanformer.training.callbacks import Callback
@@ -51,6 +51,19 @@ def test_edits_may_finish_a_run(nano_config, nano_data):
     result = fit(folds, data=nano_data)
     assert [edit.kind for edit in result.model.edits] == ["fold_norms"]
     assert torch.equal(runs.load(folds.out)(torch.ones(1, 3, 16, 16)), result.model(torch.ones(1, 3, 16, 16)))
+
+
+def test_a_finishing_edit_that_will_refuse_does_so_before_training(nano_config, nano_data):
+    blend = Scheduled(what="norm_progress", schedule=Linear(start=1.0, end=0.3))
+    with pytest.raises(EditError, match=r"still blends 0\.300 of its start norm"):
+        fit(replace(nano_config, schedules=(blend,), finish=(FoldNorms(),)), data=nano_data)
+    assert not nano_config.out.exists()
+
+
+def test_the_averaged_model_of_a_run_can_be_trained_further(nano_config, nano_data):
+    model = fit(replace(nano_config, epochs=1, ema=0.9), data=nano_data).model
+    model(torch.ones(1, 3, 16, 16)).sum().backward()
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_the_same_config_gives_the_same_weights_and_another_seed_others(nano_config, nano_data, tmp_path):
