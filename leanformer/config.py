@@ -46,16 +46,26 @@ def registered_kinds(base: type | None = None) -> dict[str, type]:
 
 
 def at(value: PerStage[T], stage: int, block: int) -> T:
-    """The entry of a per-stage value for block `block` of stage `stage`."""
+    """The entry of a per-stage value, one that `check_per_stage` accepts, for block `block` of stage `stage`."""
     if isinstance(value, tuple):
-        if stage >= len(value):
-            raise ConfigError(f"a per-stage value has {len(value)} entries, but stage {stage} exists: {value}")
         value = value[stage]
     if isinstance(value, tuple):
-        if block >= len(value):
-            raise ConfigError(f"stage {stage} lists {len(value)} block entries, but block {block} exists: {value}")
         value = value[block]
     return value  # type: ignore[return-value]
+
+
+def check_per_stage(name: str, value: PerStage[Any], depths: tuple[int, ...]) -> None:
+    """Refuse a per-stage value whose entries do not fit stages of `depths` blocks."""
+    if not isinstance(value, tuple):
+        return
+    if len(value) != len(depths):
+        raise ConfigError(
+            f"{name} has {len(value)} entries for {len(depths)} stages; give one value for all, or one entry for each "
+            "stage, which may be a tuple with one for each block"
+        )
+    for stage, (entry, depth) in enumerate(zip(value, depths, strict=True)):
+        if isinstance(entry, tuple) and len(entry) != depth:
+            raise ConfigError(f"{name} has {len(entry)} entries for the {depth} blocks of stage {stage}")
 
 
 def to_dict(value: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import leanformer
-from leanformer.config import at, from_dict, registered_kinds, replace_at, to_dict
+from leanformer.config import at, check_per_stage, from_dict, registered_kinds, replace_at, to_dict
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import FocusedLinear, SimplifiedLinear, Softmax
 from leanformer.layers.norm import LayerNorm, NormConfig, Norms, PRepBN
@@ -73,10 +73,13 @@ def test_per_stage_values_reach_stage_and_block() -> None:
     assert at(7, 3, 1) == 7
     assert at((None, 7), 1, 5) == 7
     assert at((1, (2, 3)), 1, 1) == 3
-    with pytest.raises(ConfigError, match="has 2 entries, but stage 2 exists"):
-        at((1, 2), 2, 0)
-    with pytest.raises(ConfigError, match="stage 1 lists 2 block entries, but block 2 exists"):
-        at((1, (2, 3)), 1, 2)
+    check_per_stage("x", (1, (2, 3)), (4, 2))
+    with pytest.raises(ConfigError, match="x has 2 entries for 3 stages; give one value for all"):
+        check_per_stage("x", (1, 2), (2, 2, 2))
+    with pytest.raises(ConfigError, match="x has 2 entries for the 3 blocks of stage 1"):
+        check_per_stage("x", (1, (2, 3)), (2, 3))
+    with pytest.raises(ConfigError, match="attention has 2 entries for 1 stages"):
+        replace(find("deit_nano"), attention=(Softmax(), FocusedLinear()))
 
 
 def test_norms_fall_back_to_the_blocks() -> None:

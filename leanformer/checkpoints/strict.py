@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from leanformer.errors import CheckpointError, nearest
 
-_COUNTERS = ("num_batches_tracked", "progress")
+COUNTERS = ("num_batches_tracked", "progress")
+"""Last parts of names that a file may leave out."""
 _SHOWN = 8
 
 
@@ -48,7 +49,7 @@ def load_strict(
 
 def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, same_dtype: bool) -> list[str]:
     """What keeps the tensors `found` from filling those `expected`, as indented lines; empty if nothing does."""
-    missing = [name for name in expected if name not in found and name.rpartition(".")[2] not in _COUNTERS]
+    missing = [name for name in expected if name not in found and name.rpartition(".")[2] not in COUNTERS]
     left = [name for name in found if name not in expected]
     both = [(name, found[name], expected[name]) for name in found if name in expected]
     shapes = [f"{name} is {_shape(a)}, the model's {_shape(b)}" for name, a, b in both if a.shape != b.shape]

@@ -156,7 +156,7 @@ def _report(done: FoldNorms, found: list[_Found], foldable: list[_Found]) -> Edi
     lines = [f"folded {len(folded)} of {len(foldable) + len(left)} norms into their neighbouring linear layers"]
     padded = sum(item.site.window is not None for item in folded)
     if padded:
-        lines.append(f"{padded} windows now pad with the vector that their folded norm maps to zero")
+        lines.append(f"{padded} windows pad, where they must, with the vector that their folded norm maps to zero")
     lines += [f"{name} cannot be folded exactly and stays as a fixed scale and shift" for name in done.frozen]
     if left:
         kinds = sorted({type(item.site.norm).__name__ for item in left})

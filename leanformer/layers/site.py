@@ -7,7 +7,7 @@ they never need to know a backbone's class.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
 
@@ -35,11 +35,6 @@ class Site:
 class TokenMixer(Protocol):
     """The body of an attention branch: (B, N, C) to (B, N, C)."""
 
-    @property
-    def takes_mask(self) -> bool:
-        """Whether it can run in a shifted window."""
-        ...
-
     def __call__(self, x: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """Mix the tokens `x` of a map of size `grid`."""
         ...
@@ -51,8 +46,6 @@ class TokenMixer(Protocol):
 
 class Kernel(Protocol):
     """How queries, keys and values combine: q (B, N, C), k and v (B, M, C) to (B, N, C)."""
-
-    takes_mask: ClassVar[bool]
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """Attend over a map of size `grid`."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from leanformer.config import PerStage, at, register_config
+from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import AttentionConfig, Softmax
 from leanformer.layers.block import Block, BlockSequence
@@ -49,6 +49,8 @@ class Swin(BackboneConfig):
     def __post_init__(self) -> None:
         if not len(self.depths) == len(self.dims) == len(self.num_heads):
             raise ConfigError(f"depths {self.depths}, dims {self.dims} and num_heads {self.num_heads} differ in length")
+        check_per_stage("attention", self.attention, self.depths)
+        check_per_stage("window_size", self.window_size, self.depths)
         for dim, heads in zip(self.dims, self.num_heads, strict=True):
             if dim % heads:
                 raise ConfigError(f"dim {dim} is not divisible by its num_heads {heads}")

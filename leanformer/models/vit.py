@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from leanformer.config import PerStage, at, register_config
+from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import AttentionConfig, Softmax
 from leanformer.layers.block import Block, BlockSequence
@@ -44,6 +44,7 @@ class ViT(BackboneConfig):
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:
             raise ConfigError(f"dim {self.dim} is not divisible by num_heads {self.num_heads}")
+        check_per_stage("attention", self.attention, (self.depth,))
         if self.spare_class_token and self.pool == "token":
             raise ConfigError("spare_class_token is for pool='mean'; with pool='token' the class token is in use")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from leanformer.checkpoints.keymap import KeyMap
+from leanformer.checkpoints.strict import COUNTERS
 from leanformer.errors import CheckpointError, LeanformerError
 from leanformer.models import ImageClassifier, find, list_models
 from leanformer.models.backbone import BackboneConfig
@@ -14,7 +15,7 @@ from leanformer.zoo.weights import layout_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_COUNTERS = (".num_batches_tracked", ".progress", ".warm", ".iter", ".total_step")
+_COUNTERS = tuple(f".{name}" for name in (*COUNTERS, "warm", "iter", "total_step"))
 
 
 def published_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:

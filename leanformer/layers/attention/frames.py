@@ -42,11 +42,6 @@ class SelfAttention(nn.Module):
         self.kernel = kernel
         self.proj = nn.Linear(dim, dim)
 
-    @property
-    def takes_mask(self) -> bool:
-        """Whether it can run in a shifted window."""
-        return self.kernel.takes_mask
-
     def entry_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
         """The layers that read x first."""
         return (self.qkv,)

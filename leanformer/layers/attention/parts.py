@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,8 +45,6 @@ class KeyPosition(LearnedPosition):
 
 class LinearKernel(nn.Module):
     """What linear kernels share: a position on the keys, a local term on the values, no masks, and their cost."""
-
-    takes_mask: ClassVar[bool] = False
 
     def __init__(self, dim: int, num_heads: int, grid: Grid, prefix_tokens: int = 0, local_kernel: int = 5) -> None:
         super().__init__()

@@ -30,8 +30,6 @@ class Softmax(KernelAttention):
 class SoftmaxKernel(nn.Module):
     """Softmax attention over all tokens of a call."""
 
-    takes_mask: ClassVar[bool] = True
-
     def __init__(self, dim: int, num_heads: int, bias: RelativePositionBias | None = None) -> None:
         super().__init__()
         self.dim = dim
