@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from leanformer.cli.common import open_trainable
+from leanformer.cli.common import open_trainable, optional
 
 if TYPE_CHECKING:
     from leanformer.bench import Cost, Runner
@@ -29,23 +29,23 @@ class Bench:
     Each model is measured as it is, with its norms folded where they fold, and exported to ONNX.
     """
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional]
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL ...")]
     """Run directories, exported .onnx files, or names of models (with random weights)."""
     forms: tuple[Form, ...] = ("eager", "folded", "onnx")
     """The forms of each model to measure."""
     batch_size: int = 1
     """Images in each forward pass."""
-    image_size: int | None = None
+    image_size: Annotated[int | None, optional("PIXELS", "the model's")] = None
     """Side of the images in pixels, for names of models."""
     warmup: int = 5
     """Rounds before the measured ones."""
     repeats: int = 50
     """Measured rounds."""
-    threads: int | None = None
+    threads: Annotated[int | None, optional("N", "torch's")] = None
     """Threads of torch and onnxruntime; all that torch takes by default."""
     json: bool = False
     """Print JSON."""
-    markdown: Path | None = None
+    markdown: Annotated[Path | None, optional("PATH", "none")] = None
     """Also write the table and the method record to this file."""
 
     def run(self) -> int:

@@ -7,10 +7,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tyro
+
 if TYPE_CHECKING:
     from leanformer.export import OnnxClassifier
     from leanformer.models import ImageClassifier
     from leanformer.tasks import Metrics
+
+
+def optional(metavar: str, otherwise: str) -> object:
+    """How the help shows an option that may be left out: what it takes, and what holds without it."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="" if otherwise == "none" else f"(default: {otherwise})")
 
 
 def open_model(model: str, weights: Path | None = None) -> ImageClassifier | OnnxClassifier:

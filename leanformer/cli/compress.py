@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from leanformer.cli.common import check_free, evaluate_on, open_trainable
+from leanformer.cli.common import check_free, evaluate_on, open_trainable, optional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +16,15 @@ class Compress:
     """Apply edits to a trained model, and measure what they changed: outputs, latency, and accuracy if there is
     data."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, or a model's name with `--weights`."""
     edit: tyro.conf.UseAppendAction[tuple[str, ...]]
     """An edit: fold_norms. Repeat the option for several, in order."""
     out: Path
     """Directory of the edited model."""
-    weights: Path | None = None
+    weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A published weight file for a model's name."""
-    data: str | None = None
+    data: Annotated[str | None, optional("DATA", "none")] = None
     """Data set whose validation images measure the accuracy before and after."""
     batch_size: int = 1
     """Images in each measured forward pass."""

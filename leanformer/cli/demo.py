@@ -7,7 +7,9 @@ import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from leanformer.cli.common import optional
 
 if TYPE_CHECKING:
     from leanformer.bench import Row, Runner
@@ -29,7 +31,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Directory of everything it writes."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, optional("N", "the recipe's")] = None
     """Passes over the training images; fewer are quicker and miss the accuracy that is checked."""
     repeats: int = 100
     """Rounds of the latency measurement."""

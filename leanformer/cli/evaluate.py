@@ -8,18 +8,18 @@ from typing import Annotated
 
 import tyro
 
-from leanformer.cli.common import evaluate_on, open_model, print_json, report_skipped
+from leanformer.cli.common import evaluate_on, open_model, optional, print_json, report_skipped
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """Measure a model's accuracy on the validation images of a data set."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, an exported .onnx file, or a model's name with `--weights`."""
     data: str
     """A folder of images, or `garments`."""
-    weights: Path | None = None
+    weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A published weight file for a model's name."""
     batch_size: int = 64
     """Images in one forward pass."""

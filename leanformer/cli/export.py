@@ -8,20 +8,20 @@ from typing import Annotated, Literal
 
 import tyro
 
-from leanformer.cli.common import open_trainable
+from leanformer.cli.common import open_trainable, optional
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """Write a model for another runtime, and compare the file with the model before calling it done."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, or a model's name with `--weights`."""
     out: Path
     """The file to write."""
     format: Literal["onnx"] = "onnx"
     """Of the file."""
-    weights: Path | None = None
+    weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A published weight file for a model's name."""
     fixed_batch: bool = False
     """Fix the batch size at 1 instead of leaving it open."""

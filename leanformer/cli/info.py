@@ -21,7 +21,7 @@ NORMS = {"ProgressiveNorm": "PRepBN", "RepBatchNorm": "RepBN", "Identity": "fold
 class Info:
     """Show what a model is made of: its stages, attentions, norms, parameters and MACs."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A model's name or a run directory."""
     json: bool = False
     """Print JSON, with the whole config."""

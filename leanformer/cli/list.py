@@ -14,7 +14,7 @@ from leanformer.cli.common import print_json
 class List:
     """List models (and recipes) with their size and published accuracy."""
 
-    pattern: Annotated[str, tyro.conf.Positional] = "*"
+    pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*"
     """Shell-style pattern of names, such as 'slab_*'."""
     recipes: bool = False
     """List recipes instead."""

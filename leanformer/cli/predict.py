@@ -9,18 +9,18 @@ from typing import Annotated
 
 import tyro
 
-from leanformer.cli.common import open_model, print_json
+from leanformer.cli.common import open_model, optional, print_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
     """Name the class of images, with its probability."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, an exported .onnx file, or a model's name with `--weights`."""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files."""
-    weights: Path | None = None
+    weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A published weight file for a model's name."""
     top: int = 3
     """Classes to print for each image, most probable first."""

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from leanformer.training import TrainConfig
 
 
+from leanformer.cli.common import optional
+
+
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a model on a folder of images.
@@ -22,33 +25,33 @@ class Train:
     is then kept for validation. Without options a recipe for small data sets is used.
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A model or a recipe; `leanformer list` shows them."""
-    data: str | None = None
+    data: Annotated[str | None, optional("DATA", "the recipe's")] = None
     """A folder of images, or the embedded data set `garments`. Required, unless the recipe names its data."""
     out: Path
     """The run's directory."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, optional("N", "the recipe's")] = None
     """Passes over the training images."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, optional("N", "the recipe's")] = None
     """Images in one optimizer step."""
-    lr: float | None = None
+    lr: Annotated[float | None, optional("RATE", "the recipe's")] = None
     """Largest learning rate."""
-    image_size: int | None = None
+    image_size: Annotated[int | None, optional("PIXELS", "the recipe's")] = None
     """Side of the images in pixels."""
-    weights: Path | None = None
+    weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A run directory or published file to start from."""
-    ema: float | None = None
+    ema: Annotated[float | None, optional("DECAY", "the recipe's")] = None
     """Decay of an averaged copy of the weights, which is then the result."""
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    precision: Annotated[Literal["fp32", "bf16", "fp16"] | None, optional("{fp32,bf16,fp16}", "the recipe's")] = None
     """Arithmetic of the forward and backward pass."""
-    seed: int | None = None
+    seed: Annotated[int | None, optional("N", "the recipe's")] = None
     """Of everything random."""
-    workers: int | None = None
+    workers: Annotated[int | None, optional("N", "the recipe's")] = None
     """Processes that read images."""
-    checkpoint_every_steps: int | None = None
+    checkpoint_every_steps: Annotated[int | None, optional("N", "the recipe's")] = None
     """Optimizer steps between checkpoints, besides the one after each epoch."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, optional("{auto,cpu,cuda}", "the recipe's")] = None
     """Where to train."""
     resume: bool = False
     """Go on from the newest checkpoint in `--out`; the result is that of a run that was never stopped."""
