@@ -77,8 +77,6 @@ class Train:
         config = find_recipe(self.model, self.out)
         if self.data is None and self.model not in list_recipes():
             raise ConfigError("no data given; add --data FOLDER, or --data garments for the embedded images")
-        if self.lr is not None and self.lr <= 0:
-            raise ConfigError(f"--lr must be positive, got {self.lr}")
         if self.lr is not None:
             config = replace(config, optimizer=replace(config.optimizer, lr=self.lr))  # type: ignore[type-var]
         if self.image_size is not None:

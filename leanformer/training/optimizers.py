@@ -18,6 +18,12 @@ class OptimizerConfig:
     lr: float
     weight_decay: float
 
+    def __post_init__(self) -> None:
+        if not 0.0 < self.lr < float("inf"):
+            raise ConfigError(f"the learning rate (lr) must be positive, got {self.lr}")
+        if self.weight_decay < 0.0:
+            raise ConfigError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of the model's parameters, weight decay left out where it does harm."""
         raise NotImplementedError
