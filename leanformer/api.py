@@ -48,19 +48,23 @@ def load(
     ema: bool = False,
     **overrides: Any,
 ) -> ImageClassifier:
-    """A trained model, in eval mode: a run directory, or a registered name with published weights.
+    """A trained model, in eval mode: a run directory, an exported file, or a registered name with published weights.
 
     Args:
-        model: a directory that `save` or `leanformer train` wrote, a registered name (`flatten_swin_tiny`,
-            `flatten_swin_tiny.in1k`), or a config.
-        weights: a published file, or its tensors under their published key names. Not for a run directory.
+        model: a directory that `save` or `leanformer train` wrote, an exported `.onnx` file (which gives an
+            `OnnxClassifier`: it predicts and evaluates like a model, and cannot be changed), a registered name
+            (`flatten_swin_tiny`, `flatten_swin_tiny.in1k`), or a config.
+        weights: a published file, or its tensors under their published key names. For names and configs alone.
         ema: take the averaged copy of the weights from a file that has one.
         overrides: fields of the config to change.
 
     Raises:
         ConfigError: for an unknown name or field.
         CheckpointError: for files that cannot be read or do not fit, key by key.
+        ExportError: for an exported file that cannot be opened.
     """
+    if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
+        return _open_onnx(model, weights, overrides)  # type: ignore[return-value]
     if isinstance(model, (str, Path)) and _is_directory(model) and (weights is None or not _is_name(str(model))):
         if overrides:
             raise ConfigError(f"{model} is a finished model; {', '.join(overrides)} cannot be changed while loading it")
@@ -109,6 +113,15 @@ def predict(
     best = probabilities.topk(min(top, probabilities.numel()))
     names = model.classes or tuple(str(index) for index in range(probabilities.numel()))
     return [(names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+
+
+def _open_onnx(model: str | Path, weights: object, overrides: Mapping[str, Any]) -> OnnxClassifier:
+    from leanformer.export import OnnxClassifier
+
+    if weights is not None or overrides:
+        named = ", ".join(overrides) or "--weights"
+        raise ConfigError(f"{model} is an exported file with weights and a shape of its own; leave out {named}")
+    return OnnxClassifier(model)
 
 
 def _resolve(model: str | Path | BackboneConfig, overrides: Mapping[str, Any]) -> tuple[str | None, BackboneConfig]:

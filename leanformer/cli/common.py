@@ -22,14 +22,9 @@ def optional(metavar: str, otherwise: str) -> object:
 
 def open_model(model: str, weights: Path | None = None) -> ImageClassifier | OnnxClassifier:
     """A run directory, an exported file, or a registered name with a published weight file."""
-    if Path(model).suffix == ".onnx":
-        from leanformer.errors import ConfigError
-        from leanformer.export import OnnxClassifier
+    from leanformer import api
 
-        if weights is not None:
-            raise ConfigError(f"{model} is an exported file with weights of its own; leave out --weights")
-        return OnnxClassifier(model)
-    return open_trainable(model, weights)
+    return api.load(model, weights)
 
 
 def open_trainable(model: str, weights: Path | None = None) -> ImageClassifier:

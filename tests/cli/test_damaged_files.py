@@ -120,7 +120,7 @@ def test_weights_are_not_for_what_brings_its_own(refused, trained, photo, tmp_pa
     message = refused("predict", trained.out, photo, "--weights", tmp_path / "a.pth")
     assert f"{trained.out} is a run directory with weights of its own" in message
     message = refused("predict", tmp_path / "a.onnx", photo, "--weights", tmp_path / "a.pth")
-    assert "is an exported file with weights of its own; leave out --weights" in message
+    assert "is an exported file with weights and a shape of its own; leave out --weights" in message
 
 
 def test_a_model_without_weights_says_where_to_get_them(refused, photo):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-import leanformer.zoo  # noqa: F401 - registers the published variants
+import leanformer
+import leanformer.zoo  # registers the published variants
 from leanformer import edits
 from leanformer.bench import count_cost
+from leanformer.errors import ConfigError
 from leanformer.export import OnnxClassifier, export_onnx
 from leanformer.layers.attention import FocusedLinear
 from leanformer.layers.norm import ProgressiveNorm
@@ -68,3 +72,18 @@ def test_folding_costs_no_parameters_and_no_multiplications():
     edits.apply(model, edits.FoldNorms())
     after = count_cost(model, model.config.image_grid)
     assert after.macs == before.macs and after.parameters < before.parameters
+
+
+def test_an_exported_file_loads_and_predicts_like_its_model(tmp_path: Path) -> None:
+    model = leanformer.build("slab_swin_nano", num_classes=3).eval()
+    model.set_classes(("ant", "bee", "cat"))
+    export_onnx(model, tmp_path / "nano.onnx", image_size=64)
+    loaded = leanformer.load(tmp_path / "nano.onnx")
+    images = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(loaded(images), model(images), rtol=1e-4, atol=1e-4)
+    picture = Image.new("RGB", (80, 70), (200, 30, 90))
+    expected = leanformer.predict(model, picture)
+    for name, probability in leanformer.predict(str(tmp_path / "nano.onnx"), picture):
+        assert probability == pytest.approx(dict(expected)[name], abs=1e-4)
+    with pytest.raises(ConfigError, match="exported file with weights and a shape of its own; leave out image_size"):
+        leanformer.load(tmp_path / "nano.onnx", image_size=32)
