@@ -13,7 +13,7 @@ from PIL import Image
 
 from leanformer.data.garments import garments
 from leanformer.data.labeled import ArrayImages, LabeledImages
-from leanformer.data.preprocess import open_image
+from leanformer.data.preprocess import open_image, printable
 from leanformer.errors import DataError, suggestion
 
 __all__ = ["ArrayImages", "ImageFolder", "LabeledImages", "Split", "open_data"]
@@ -68,9 +68,10 @@ class ImageFolder:
             files = _images_by_class(train)
         else:
             raise DataError(f"{self.root} holds {val.name!r} but no 'train' folder to train on; {LAYOUT}")
-        self.classes = _common_classes(train, val) if train and val else tuple(files)
+        folders = _common_classes(train, val) if train and val else tuple(files)
+        self.classes = tuple(printable(name) for name in folders)
         self._paths = [path for paths in files.values() for path in paths]
-        numbers = {name: label for label, name in enumerate(self.classes)}
+        numbers = {name: label for label, name in enumerate(folders)}
         self.labels = np.array([numbers[name] for name, paths in files.items() for _ in paths], np.int64)
 
     def __len__(self) -> int:
@@ -82,7 +83,7 @@ class ImageFolder:
 
     def name(self, index: int) -> str:
         """The image's path within the root."""
-        return self._paths[index].relative_to(self.root).as_posix()
+        return printable(self._paths[index].relative_to(self.root).as_posix())
 
 
 def _check_folder(root: Path) -> None:

@@ -32,6 +32,7 @@ UNREADABLE = (
     NotImplementedError,
     struct.error,
     zlib.error,
+    MemoryError,  # of a damaged or hostile header
     Image.DecompressionBombError,
 )
 ORIENTATION = 0x0112  # the EXIF tag
@@ -57,14 +58,20 @@ def open_image(source: str | Path | BinaryIO) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pillow warns of odd EXIF, palettes and sizes that it then reads
         try:
+            _check_is_regular(source)
             with Image.open(source) as image:
                 image.load()
                 orientation = _orientation(image)
                 rgb = to_rgb(image)
         except UNREADABLE as error:
             name = source if isinstance(source, (str, Path)) else getattr(source, "name", "the image")
-            raise DataError(f"{name} cannot be read as an image: {_reason(error)}") from error
+            raise DataError(f"{printable(str(name))} cannot be read as an image: {_reason(error)}") from error
     return rgb if orientation is None else rgb.transpose(orientation)
+
+
+def printable(name: str) -> str:
+    """A file name as text that any file or terminal takes: bytes that are no UTF-8 are written as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -160,6 +167,15 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
         return UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     except UNREADABLE:
         return None  # damaged EXIF says nothing about the pixels, which were read
+
+
+def _check_is_regular(source: str | Path | BinaryIO) -> None:
+    """Refuse pipes and devices, whose reading may never end."""
+    if not isinstance(source, (str, Path)):
+        return
+    path = Path(source)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError("it is no regular file")
 
 
 def _reason(error: BaseException) -> str:

@@ -1,11 +1,14 @@
 import logging
+import os
 import re
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from leanformer.data import ImageFolder, open_data
+from leanformer.data.preprocess import open_image
 from leanformer.data.synthetic import write_folder
 from leanformer.errors import DataError
 
@@ -169,3 +172,18 @@ def test_an_unknown_data_set_is_answered_with_the_nearest_name():
 def test_an_unknown_split_is_refused():
     with pytest.raises(DataError, match="unknown split 'dev' of garments; choose train or val"):
         open_data("garments", "dev")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only here may file names be any bytes")
+def test_names_that_are_not_utf_8_can_be_read_and_written_down(tmp_path):
+    for number in range(3):
+        put(tmp_path / os.fsdecode(b"caf\xe9") / os.fsdecode(b"\xe9%d.png" % number))
+    data = open_data(tmp_path, "train")
+    assert data.classes == ("caf\\xe9",)
+    assert data.image(0).size == (3, 2)
+    assert data.name(0).startswith("caf\\xe9/\\xe9")
+    damaged = tmp_path / os.fsdecode(b"caf\xe9/\xe90.png")
+    damaged.write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        open_image(damaged)
+    str(error.value).encode("utf-8")

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import random
 import warnings
 from pathlib import Path
@@ -200,3 +201,21 @@ def test_damaged_files_raise_data_errors_alone_and_warn_of_nothing(tmp_path, end
                 assert open_image(io.BytesIO(damaged)).mode == "RGB"
             except DataError as error:
                 assert "cannot be read as an image" in str(error)
+
+
+def test_a_header_that_asks_for_more_memory_than_there_is_is_refused(tmp_path, monkeypatch):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+
+    def exhausted(_image):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", exhausted)
+    with pytest.raises(DataError, match=r"a\.png cannot be read as an image: MemoryError"):
+        open_image(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png cannot be read as an image: it is no regular file"):
+        open_image(tmp_path / "a.png")
