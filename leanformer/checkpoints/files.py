@@ -111,7 +111,12 @@ def write_text(path: str | Path, text: str) -> str:
 
 def write_json(path: str | Path, value: Any) -> str:
     """`write_bytes` of a JSON value, indented, its keys in the order given."""
-    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a path that is not in UTF-8 comes back from escapes alone
+        text = json.dumps(value, indent=2)
+    return write_text(path, text + "\n")
 
 
 def write_safetensors(

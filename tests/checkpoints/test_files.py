@@ -181,6 +181,12 @@ def test_text_and_json_are_written_with_their_hash(tmp_path):
     assert files.read_json(tmp_path / "a.json") == {"b": 1, "a": ["é"]}
 
 
+def test_json_holds_paths_that_are_not_utf_8(tmp_path):
+    value = {"data": os.fsdecode(b"caf\xe9"), "out": "süß"}
+    files.write_json(tmp_path / "a.json", value)
+    assert files.read_json(tmp_path / "a.json") == value
+
+
 def test_files_get_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "plain").write_text("x")
     write_bytes(tmp_path / "atomic", b"x")
