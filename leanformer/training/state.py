@@ -13,11 +13,15 @@ from torch import Tensor
 
 from leanformer.checkpoints.store import CheckpointStore
 from leanformer.data import EvalBatches, LabeledImages, TrainBatches
-from leanformer.errors import DataError
+from leanformer.errors import CheckpointError, DataError
 from leanformer.models import ImageClassifier
 from leanformer.tasks import Classification, Metrics
 from leanformer.training.config import TrainConfig
 from leanformer.training.optimizers import load_optimizer_state, optimizer_state
+
+
+STORED = ("epoch", "seconds", "optimizer", "scaler", "interval_loss", "epoch_loss", "skipped", "data")
+"""What a checkpoint holds beside tensors."""
 
 
 @dataclass
@@ -120,8 +124,15 @@ class Run:
         """Take over what `save_checkpoint` wrote.
 
         Raises:
+            CheckpointError: if another version of leanformer wrote it.
             DataError: if the training images are no longer those that it trained on.
         """
+        missing = [name for name in STORED if name not in meta]
+        if missing:
+            raise CheckpointError(
+                f"the training state of step {step} in {self.out} lacks {', '.join(missing)}: another version of "
+                "leanformer wrote it; finish the run with that version, or start a new one with another --out"
+            )
         if meta["data"] != self._data():
             (had, before), (has, now) = meta["data"], self._data()
             raise DataError(

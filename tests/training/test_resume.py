@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from leanformer.checkpoints.store import CheckpointStore
 from leanformer.config import to_dict
 from leanformer.data.synthetic import shapes, write_folder
-from leanformer.errors import DataError
+from leanformer.errors import CheckpointError, DataError
 from leanformer.training import Interrupted, fit
 from leanformer.training.callbacks import Callback, SetScheduled
 from leanformer.training.config import Scheduled
@@ -96,6 +97,16 @@ def test_a_killed_run_ends_as_an_undisturbed_one(disturbance, nano_config, nano_
     fit(nano_config, data=nano_data, resume=True)
     assert weights(nano_config.out) == weights(straight.out)
     assert read_log(nano_config.out) == read_log(straight.out)
+
+
+def test_a_state_of_another_version_is_refused_by_what_it_lacks(plain_config, nano_data):
+    fit(replace(plain_config, epochs=1), data=nano_data)
+    store = CheckpointStore(plain_config.out / "checkpoints")
+    step, tensors, meta = store.load_latest()
+    store.save(step, tensors, {name: value for name, value in meta.items() if name != "data"})
+    (plain_config.out / "model.json").unlink()
+    with pytest.raises(CheckpointError, match="lacks data: another version of leanformer wrote it"):
+        fit(replace(plain_config, epochs=1), data=nano_data, resume=True)
 
 
 @pytest.mark.parametrize("change", [{"num_images": 97}, {"num_classes": 3}], ids=str)
