@@ -19,7 +19,6 @@ from leanformer.tasks import Classification, Metrics
 from leanformer.training.config import TrainConfig
 from leanformer.training.optimizers import load_optimizer_state, optimizer_state
 
-
 STORED = ("epoch", "seconds", "optimizer", "scaler", "interval_loss", "epoch_loss", "skipped", "data")
 """What a checkpoint holds beside tensors."""
 
