@@ -149,7 +149,9 @@ class Logger(Callback):
         """Open the file behind the last line that still holds."""
         path = run.out / "metrics.jsonl"
         if path.exists():
-            files.write_text(path, "".join(f"{line}\n" for line in _lines_up_to(path.read_text("utf-8"), run.step)))
+            files.write_text(
+                path, "".join(f"{line}\n" for line in _lines_up_to(path.read_text("utf-8", "replace"), run.step))
+            )
         self._file = path.open("a", encoding="utf-8")
         self._clock = time.perf_counter()
 
@@ -207,9 +209,10 @@ def _lines_up_to(text: str, step: int) -> list[str]:
     for line in text.splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
-            break  # the last line, cut while it was written
-        if record["step"] <= step and record["event"] != "final":
+            holds = record["step"] <= step and record["event"] != "final"
+        except (ValueError, LookupError, TypeError):
+            continue  # cut while it was written, or damaged since
+        if holds:
             kept.append(line)
     return kept
 

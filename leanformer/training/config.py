@@ -89,6 +89,9 @@ class TrainConfig:
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("evaluate_every", "workers", "seed"):
             _check(self, name, getattr(self, name) >= 0, "0 or more")
+        _check(self, "seed", self.seed < 2**63, "below 2**63")
+        _check(self, "precision", self.precision in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'")
+        _check(self, "device", self.device in ("auto", "cpu", "cuda"), "'auto', 'cpu' or 'cuda'")
         every = self.checkpoint_every_steps
         _check(self, "checkpoint_every_steps", every is None or every >= 1, "at least 1, or None")
         _check(self, "accumulate", self.accumulate <= self.batch_size, f"at most batch_size, {self.batch_size}")
@@ -107,7 +110,7 @@ NOT_DECISIVE = frozenset({"out", "workers", "checkpoint_every_steps", "device"})
 
 def _check(config: TrainConfig, name: str, fits: bool, wanted: str) -> None:
     if not fits:
-        raise ConfigError(f"{name} must be {wanted}, got {getattr(config, name)}")
+        raise ConfigError(f"{name} must be {wanted}, got {getattr(config, name)!r}")
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from leanformer.checkpoints import files, runs
 from leanformer.config import to_dict
-from leanformer.errors import ConfigError
+from leanformer.errors import CheckpointError, ConfigError
 from leanformer.training.config import TrainConfig, differences
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 CONFIG = "config.json"
 
@@ -28,7 +37,10 @@ def claim(config: TrainConfig, resume: bool) -> bool:
     if finished and not begun:
         raise ConfigError(f"{out} holds a model, but no training run to resume; choose another --out")
     if begun:
-        lines = differences(files.read_json(out / CONFIG), to_dict(config))
+        saved = files.read_json(out / CONFIG)
+        if not isinstance(saved, dict):
+            raise CheckpointError(f"{out / CONFIG}: not the config of a run; it is damaged or was edited")
+        lines = differences(saved, to_dict(config))
         if lines:
             listed = "\n".join(f"  {line}" for line in lines)
             raise ConfigError(
@@ -36,6 +48,43 @@ def claim(config: TrainConfig, resume: bool) -> bool:
                 f"  resume with the old values, or choose another --out"
             )
     return finished
+
+
+@contextmanager
+def occupied(out: Path) -> Iterator[None]:
+    """Make the run's directory and hold it, so that no second process trains in it; what an interrupted write left
+    there is removed. The hold ends with the process, however it ends. Where there are no locks, there is no hold.
+
+    Raises:
+        ConfigError: if another process holds it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out, os.O_RDONLY) if fcntl else None
+    except OSError:
+        handle = None  # the first write says what is wrong
+    try:
+        if fcntl and handle is not None:
+            _hold(out, handle)
+            for entry in out.iterdir():
+                if re.fullmatch(r"\.(config|metrics|model)\b.*\.[0-9a-f]{8}\.tmp", entry.name):
+                    entry.unlink(missing_ok=True)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _hold(out: Path, handle: int) -> None:
+    assert fcntl is not None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"{out} is in use by another process that trains there; wait for it, or choose another --out"
+        ) from error
+    except OSError:
+        pass  # a file system without locks
 
 
 def write_config(config: TrainConfig) -> None:

@@ -30,7 +30,7 @@ from leanformer.tasks import Classification, Metrics, format_line
 from leanformer.training.build import build_model
 from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules, settle
 from leanformer.training.config import Scheduled, TrainConfig
-from leanformer.training.directory import claim, finished_summary, write_config
+from leanformer.training.directory import claim, finished_summary, occupied, write_config
 from leanformer.training.interrupt import Interrupted, StopRequest
 from leanformer.training.progress import Progress
 from leanformer.training.randomness import choose_device, own_randomness, seed_step
@@ -87,6 +87,8 @@ def fit(
         stop = stack.enter_context(StopRequest())
         stack.enter_context(own_randomness(config.seed, device))
         run = _set_up(config, device, data)
+        stack.enter_context(occupied(config.out))
+        claim(config, resume)  # another process may have been faster
         write_config(config)
         if resume:
             _resume(run)

@@ -1,0 +1,75 @@
+"""A run's directory: one process at a time, and what an interrupted write left in it."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from leanformer.errors import CheckpointError, ConfigError
+from leanformer.training import fit
+from leanformer.training.callbacks import Callback, _lines_up_to
+from leanformer.training.directory import occupied
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from leanformer.training.directory import occupied
+with occupied(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no locks")
+def test_a_directory_in_which_another_process_trains_is_refused_until_that_one_ends(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="run is in use by another process"), occupied(tmp_path / "run"):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with occupied(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no locks")
+def test_a_second_run_in_the_same_directory_leaves_the_first_alone(plain_config, nano_data, read_log):
+    class Intrude(Callback):
+        def on_epoch(self, run, epoch):
+            with pytest.raises(ConfigError, match="in use by another process"):
+                fit(plain_config, resume=True, data=nano_data)
+
+    fit(plain_config, data=nano_data, callbacks=[Intrude()])
+    assert [line["epoch"] for line in read_log(plain_config.out) if line["event"] == "epoch"] == [1, 2, 3]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no locks")
+def test_what_interrupted_writes_left_is_removed(tmp_path):
+    left = [".config.json.0123abcd.tmp", ".model.safetensors.0123abcd.tmp", ".model-2.safetensors.0123abcd.tmp"]
+    mine = [".notes.0123abcd.tmp", "model.safetensors", ".config.json.tmp"]
+    for name in (*left, *mine):
+        (tmp_path / name).write_text("x")
+    with occupied(tmp_path):
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(mine)
+
+
+def test_a_config_that_is_none_is_named(plain_config, nano_data):
+    plain_config.out.mkdir()
+    (plain_config.out / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"config\.json: not the config of a run"):
+        fit(plain_config, resume=True, data=nano_data)
+
+
+def test_damaged_lines_of_the_log_are_dropped():
+    good = '{"event": "epoch", "step": 5}'
+    assert _lines_up_to(f'5\n{{}}\n\ufffd\n{good}\n{{"event": "epoch", "step": 9}}\n{{"eve', 5) == [good]
+
+
+@pytest.mark.parametrize("change", [{"precision": "fp8"}, {"device": "tpu"}, {"seed": 2**63}])
+def test_values_beyond_the_choices_are_refused(change, plain_config):
+    with pytest.raises(ConfigError, match=f"{next(iter(change))} must be .*, got"):
+        replace(plain_config, **change)
