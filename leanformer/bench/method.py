@@ -27,6 +27,8 @@ class Method:
     cores: int
     """Cores that this process may use."""
     threads: int
+    waiting: str
+    """What idle threads of torch do, as `OMP_WAIT_POLICY` says."""
     system: str
     versions: dict[str, str]
     """Of leanformer, torch, Python and the runtimes that are installed."""
@@ -62,6 +64,7 @@ def record_method(
         cpu=cpu_name(),
         cores=_num_cores(),
         threads=threads or torch.get_num_threads(),
+        waiting=f"idle threads wait: {os.environ.get('OMP_WAIT_POLICY', 'spinning for a while, the default')}",
         system=platform.platform(),
         versions=_versions(),
         commit=_commit(Path(__file__).parent),

@@ -43,6 +43,9 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status: 0, 1 for a result that is not as it should be, 2 for an error of
     use."""
+    # Threads that wait for each other sleep. Spinning, torch's default, gains a little on an idle machine, and makes
+    # training many times slower wherever something else runs beside it. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         command = _parse(arguments)
         with _log_on_stderr():

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leanformer.bench.cost import count_cost
 from leanformer.layers.attention import FocusedLinear, SimplifiedLinear
-from leanformer.models import ImageClassifier, find
+from leanformer.models import ImageClassifier
+from leanformer.zoo import find
 
 
 class Attention(nn.Module):
