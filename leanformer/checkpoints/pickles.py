@@ -80,6 +80,8 @@ _DAMAGE = (
     OverflowError,
 )
 _SCANNED = 1 << 26
+_TORCH = ("Tensor", "Size", "device", "Generator")
+_TENSOR_MODULES = ("torch._utils", "torch._tensor", "torch.storage", "torch.nn.parameter")
 
 
 def read_pickled(path: Path) -> Any:
@@ -111,10 +113,16 @@ def _refused(message: str, names: list[str]) -> str:
         return found.group(1)
     # Newer pickle protocols it refuses as a whole; then any name that no checkpoint needs is what matters to say.
     allowed = {name for _, name in _STAND_INS}
-    needless = [
-        name for name in names if name not in allowed and not name.startswith(("torch.", "collections.", "_codecs."))
-    ]
+    needless = [name for name in names if name not in allowed and not _of_a_tensor(name)]
     return ", ".join(dict.fromkeys(needless))
+
+
+def _of_a_tensor(name: str) -> bool:
+    """Whether torch itself names this to save a tensor; torch also has functions that load and run code."""
+    module, _, leaf = name.rpartition(".")
+    if module == "torch":
+        return isinstance(getattr(torch, leaf, None), torch.dtype) or leaf.endswith("Storage") or leaf in _TORCH
+    return module in _TENSOR_MODULES or name in ("collections.OrderedDict", "_codecs.encode")
 
 
 def _named(path: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from leanformer.checkpoints.strict import load_strict
@@ -26,15 +27,29 @@ def load_published(
         CheckpointError: if the keys or shapes are not those of the model, naming the first foreign key and the model
             that the checkpoint looks like.
     """
+    _check_tensors(tensors, source)
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     layout = layout_of(config)
     config = layout.adapt(config, shapes)
-    if "head.weight" in shapes:
+    if len(shapes.get("head.weight", ())) == 2:
         config = replace(config, num_classes=shapes["head.weight"][0])
     _check(config, shapes, source, name)
     model = ImageClassifier(config, name)
     load_strict(model, layout.key_map.to_ours(tensors), source=source, key_map_name=layout.key_map.name)
     return model
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Weights are dense tensors with numbers, by their names."""
+    for key, value in tensors.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{source}: weights are tensors by name, but {key!r} is a {type(value).__name__}; "
+                "give model.state_dict()"
+            )
+        if value.layout != torch.strided or value.is_meta:
+            what = "on the meta device, without numbers" if value.is_meta else "sparse"
+            raise CheckpointError(f"{source}: {key} is {what}; give dense tensors")
 
 
 def _check(config: BackboneConfig, shapes: Shapes, source: str, name: str | None) -> None:

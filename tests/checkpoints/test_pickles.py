@@ -217,3 +217,14 @@ def test_a_newer_pickle_protocol_is_named_as_the_reason(tmp_path):
     torch.save({"model": WEIGHTS}, path, pickle_protocol=4)
     with pytest.raises(CheckpointError, match="its pickle protocol is newer"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("function", [torch.hub.load, torch.load, torch.jit.load])
+def test_what_torch_itself_could_load_and_run_is_refused_by_name_in_a_newer_protocol(tmp_path, function):
+    class Call:
+        def __reduce__(self):
+            return function, ("x",)
+
+    torch.save({"model": WEIGHTS, "other": Call()}, tmp_path / "evil.pth", pickle_protocol=4)
+    with pytest.raises(CheckpointError, match=rf"execute code: {function.__module__}\.load; nothing of it was run"):
+        read_pickled(tmp_path / "evil.pth")

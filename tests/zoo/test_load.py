@@ -127,3 +127,18 @@ def test_every_published_model_maps_to_published_names_and_back(name: str) -> No
     assert sorted(key for keys in renamed.values() for key in keys) == sorted(
         key for key in ours if not key.endswith((".progress", ".num_batches_tracked"))
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("head.bias", None, "'head.bias' is a NoneType"),
+        (5, torch.zeros(1), "5 is a Tensor"),
+        ("head.bias", torch.zeros(10).to_sparse(), "head.bias is sparse"),
+        ("head.bias", torch.zeros(10, device="meta"), "head.bias is on the meta device"),
+        ("head.weight", torch.zeros(()), r"head.weight is \(\), expected"),
+    ],
+)
+def test_what_is_no_weight_is_named(key: object, value: object, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        leanformer.load("deit_nano", weights={**file_of("deit_nano"), key: value})  # type: ignore[dict-item]
