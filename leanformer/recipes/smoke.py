@@ -24,6 +24,6 @@ def slab_swin_nano_garments(out: Path) -> TrainConfig:
         data="garments",
         preprocess=Preprocess(image_size=(28, 28), crop=1.0, mean=grey[0], std=grey[1]),
         optimizer=AdamW(lr=3e-3, weight_decay=0.05),
-        epochs=22,
+        epochs=20,
         batch_size=100,
     )
