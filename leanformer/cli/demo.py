@@ -13,6 +13,7 @@ from leanformer.cli.common import optional
 
 if TYPE_CHECKING:
     from leanformer.bench import Row, Runner
+    from leanformer.export import OnnxClassifier
     from leanformer.models import ImageClassifier
     from leanformer.tasks import Metrics
     from leanformer.viz import Prediction, Step
@@ -67,7 +68,9 @@ class Demo:
         file = self.out / "folded" / "model.onnx"
         exported = export_onnx(folded, file, image_size=folded.config.image_size)
         print("\n".join(f"    {line}" for line in exported.lines()))
-        after_export = _evaluate(OnnxClassifier(file))
+        runtime = OnnxClassifier(file)
+        after_export = _evaluate(runtime)
+        diffs = [None, diff, _largest_difference(model, runtime)]
 
         print("4/5 measure: trained, folded and exported model in turns, one process")
         rows, method = self._measure(model, folded, file)
@@ -75,15 +78,14 @@ class Demo:
         print("5/5 write the report")
         changed = int((trained.predictions != after_folding.predictions).sum())
         notes = {"folded": f"changes {changed} of {trained.count} predictions, the scores by at most {diff:.1e}"}
-        steps = _steps(
-            rows, [trained, after_folding, after_export], [None, diff, exported.verification.max_diff], notes
-        )
+        steps = _steps(rows, [trained, after_folding, after_export], diffs, notes)
         page = self._report(model, trained, steps, method.rows())
         figures = {
             "top1": trained.top1, "folded_max_diff": diff, "folded_changed_predictions": changed,
             "folded_top1": after_folding.top1, "onnx_top1": after_export.top1, "onnx_norms": exported.num_norms,
         }  # fmt: skip
-        print(f"\nnext: leanformer predict {self.out} IMAGE, or leanformer train slab_swin_nano --data FOLDER")
+        print(f"\nnext: leanformer predict {self.out} IMAGE")
+        print("or:   leanformer train slab_swin_nano --data FOLDER --out runs/mine")
         return _verdict(figures, result.seconds, time.perf_counter() - started, page)
 
     def _command(self) -> str:
@@ -154,7 +156,7 @@ def _evaluate(model) -> Metrics:  # noqa: ANN001
     return metrics
 
 
-def _largest_difference(model: ImageClassifier, other: ImageClassifier) -> float:
+def _largest_difference(model: ImageClassifier, other: ImageClassifier | OnnxClassifier) -> float:
     """Largest difference of any score on any test image."""
     import torch
 
