@@ -65,6 +65,20 @@ class BackboneConfig:
         size = self.image_size
         return (size, size) if isinstance(size, int) else size
 
+    def check_ranges(self, **least: float) -> None:
+        """Check that each named field, or each of its entries, is at least the number given, and the fields of every
+        backbone that they are in their range.
+
+        Raises:
+            ConfigError: naming the field.
+        """
+        for name, low in {"num_classes": 0, "in_channels": 1, **least}.items():
+            value = getattr(self, name)
+            if any(entry < low for entry in (value if isinstance(value, tuple) else (value,))):
+                raise ConfigError(f"{name} must be at least {low}, got {value}")
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ConfigError(f"drop_path must be in [0, 1), got {self.drop_path}")
+
     def build(self) -> Backbone:
         """The backbone, randomly initialised."""
         raise NotImplementedError

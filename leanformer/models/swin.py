@@ -47,6 +47,7 @@ class Swin(BackboneConfig):
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
+        self.check_ranges(patch_size=1, depths=0, dims=1, num_heads=1, mlp_ratio=0)
         if not len(self.depths) == len(self.dims) == len(self.num_heads):
             raise ConfigError(f"depths {self.depths}, dims {self.dims} and num_heads {self.num_heads} differ in length")
         check_per_stage("attention", self.attention, self.depths)

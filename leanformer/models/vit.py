@@ -42,6 +42,7 @@ class ViT(BackboneConfig):
     norms: Norms = Norms(block=LayerNorm(eps=1e-6))
 
     def __post_init__(self) -> None:
+        self.check_ranges(patch_size=1, depth=0, dim=1, num_heads=1, mlp_ratio=0)
         if self.dim % self.num_heads:
             raise ConfigError(f"dim {self.dim} is not divisible by num_heads {self.num_heads}")
         check_per_stage("attention", self.attention, (self.depth,))

@@ -26,6 +26,12 @@ from leanformer.models import find
         ),
         ("swin_nano", {"patch_size": 6, "image_size": 60}, r"a power of two from 2 on, got 6"),
         ("swin_nano", {"window_size": 0}, r"window_size must be positive or None for the whole map, got 0 in stage 0"),
+        ("swin_nano", {"depths": (-1, 2)}, r"depths must be at least 0, got \(-1, 2\)"),
+        ("swin_nano", {"num_heads": (0, 4)}, r"num_heads must be at least 1, got \(0, 4\)"),
+        ("deit_nano", {"num_heads": 0}, r"num_heads must be at least 1, got 0"),
+        ("deit_nano", {"patch_size": 0}, r"patch_size must be at least 1, got 0"),
+        ("deit_nano", {"num_classes": -1}, r"num_classes must be at least 0, got -1"),
+        ("deit_nano", {"drop_path": 1.0}, r"drop_path must be in \[0, 1\), got 1.0"),
         ("swin_nano", {"dims": (48, 97)}, r"dim 97 is not divisible by its num_heads 4"),
         (
             "swin_nano",

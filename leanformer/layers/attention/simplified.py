@@ -21,8 +21,8 @@ class SimplifiedLinear(KernelAttention):
     """Side of the depthwise convolution on the values, odd."""
 
     def __post_init__(self) -> None:
-        if self.local_kernel % 2 == 0:
-            raise ConfigError(f"local_kernel must be odd to keep the map's size, got {self.local_kernel}")
+        if self.local_kernel < 1 or self.local_kernel % 2 == 0:
+            raise ConfigError(f"local_kernel must be odd and positive to keep the map's size, got {self.local_kernel}")
 
     def kernel(self, site: Site) -> Kernel:
         """The kernel for this place."""
