@@ -90,6 +90,11 @@ def load(directory: str | Path) -> ImageClassifier:
     return model.eval()
 
 
+def weights_path(directory: str | Path) -> Path:
+    """The file that holds the weights of the model in `directory`."""
+    return Path(directory) / read_record(directory)["weights"]["file"]
+
+
 def read_record(directory: str | Path) -> dict[str, Any]:
     """What `model.json` says of the model in `directory`, its fields checked.
 

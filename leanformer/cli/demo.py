@@ -97,6 +97,7 @@ class Demo:
         import torch
 
         from leanformer import bench
+        from leanformer.checkpoints import runs
         from leanformer.export import OnnxClassifier
 
         threads = torch.get_num_threads()
@@ -108,7 +109,7 @@ class Demo:
         size = model.config.image_size
         compared = bench.compare(runners, batch_size=1, image_size=size, repeats=self.repeats, warmup=10)
         costs = [bench.count_cost(model, size), bench.count_cost(folded, size), None]
-        files = [self.out / "model.safetensors", self.out / "folded" / "model.safetensors", file]
+        files = [runs.weights_path(self.out), runs.weights_path(self.out / "folded"), file]
         rows = [
             bench.Row(timing=timing, cost=cost, size_bytes=path.stat().st_size, agreement=agreement)
             for timing, cost, path, agreement in zip(
