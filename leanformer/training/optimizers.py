@@ -19,8 +19,8 @@ class OptimizerConfig:
     weight_decay: float
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.lr < float("inf"):
-            raise ConfigError(f"the learning rate (lr) must be positive, got {self.lr}")
+        if not 0.0 <= self.lr < float("inf"):
+            raise ConfigError(f"the learning rate (lr) must be finite and not negative, got {self.lr}")
         if self.weight_decay < 0.0:
             raise ConfigError(f"weight_decay must be 0 or more, got {self.weight_decay}")
 

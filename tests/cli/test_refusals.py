@@ -117,7 +117,7 @@ def test_a_folder_in_which_no_image_can_be_read_names_the_first(run, tmp_path):
         (("--image-size", -8), "image_size must be positive"),
         (("--epochs", 0), "epochs must be at least 1, got 0"),
         (("--batch-size", 0), "batch_size must be at least 1, got 0"),
-        (("--lr", -0.1), "(lr) must be positive, got -0.1"),
+        (("--lr", -0.1), "(lr) must be finite and not negative, got -0.1"),
         (("--ema", 2), "ema must be between 0 and 1, or None, got 2.0"),
         (("--seed", -1), "seed must be 0 or more, got -1"),
         (("--workers", -1), "workers must be 0 or more, got -1"),
