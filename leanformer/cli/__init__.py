@@ -6,6 +6,7 @@ Nothing here imports torch before a command runs, so that `--help` answers at on
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that wait for each other sleep. Spinning, torch's default, gains a little on an idle machine, and makes
     # training many times slower wherever something else runs beside it. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _settle_streams()
     try:
         command = _parse(arguments)
         with _log_on_stderr():
@@ -61,6 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _settle_streams() -> None:
+    """Make output fail for nothing of ours: what is closed takes everything, and file names may hold any bytes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parse(arguments: Sequence[str] | None) -> Any:
