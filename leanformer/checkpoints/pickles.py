@@ -14,6 +14,7 @@ import re
 import struct
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Self
@@ -90,6 +91,11 @@ def read_pickled(path: Path) -> Any:
     Raises:
         CheckpointError: if the file names anything that could execute code, or is damaged or no checkpoint.
     """
+    damaged = _damaged_part(path)
+    if damaged:
+        raise CheckpointError(
+            f"{path.name}: damaged: the checksum of {damaged} in it differs; download or copy it again"
+        )
     try:
         with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the error says more
@@ -104,6 +110,25 @@ def read_pickled(path: Path) -> Any:
             ) from error
         reason = _reason(error)
         raise CheckpointError(f"{path.name}: not a readable checkpoint ({reason}); {_advice(path, reason)}") from error
+
+
+def _damaged_part(path: Path) -> str | None:
+    """The first part of a zip file whose checksum differs, which torch would not notice; None for other files."""
+    name = None
+    try:
+        if not zipfile.is_zipfile(path):
+            return None
+        with zipfile.ZipFile(path) as archive:
+            for part in archive.infolist():
+                name = part.filename
+                with archive.open(part) as stream:
+                    while part.CRC and stream.read(1 << 22):  # a writer may leave the checksum out
+                        pass
+    except (zipfile.BadZipFile, zlib.error) as error:
+        return name if "CRC" in str(error) else None
+    except (OSError, RuntimeError, NotImplementedError, EOFError, UnicodeDecodeError, ValueError):
+        return None  # damaged in a way that torch names
+    return None
 
 
 def _refused(message: str, names: list[str]) -> str:

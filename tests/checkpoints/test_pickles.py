@@ -228,3 +228,14 @@ def test_what_torch_itself_could_load_and_run_is_refused_by_name_in_a_newer_prot
     torch.save({"model": WEIGHTS, "other": Call()}, tmp_path / "evil.pth", pickle_protocol=4)
     with pytest.raises(CheckpointError, match=rf"execute code: {function.__module__}\.load; nothing of it was run"):
         read_pickled(tmp_path / "evil.pth")
+
+
+def test_a_byte_that_changed_in_a_weight_is_noticed(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"model": {"weight": torch.arange(4096.0)}}, path)
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.arange(2000.0, 2004.0).numpy().tobytes())
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"weights\.pth: damaged: the checksum of .*data/0 in it differs"):
+        read_pickled(path)
