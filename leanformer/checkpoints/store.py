@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _META = "leanformer"
 _LATEST = "latest.json"
+_STATE = re.compile(r"step_(\d+)\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,13 @@ class _Entry:
     file: str
     sha256: str | None  # None if only the file's name is known
     step: int
+
+
+def _entry(item: dict[str, Any]) -> _Entry:
+    """An entry of the list; TypeError or KeyError if it is none."""
+    if not isinstance(item["file"], str) or not _STATE.fullmatch(item["file"]) or not isinstance(item["step"], int):
+        raise TypeError(f"{item['file']!r} is no training state")
+    return _Entry(file=item["file"], sha256=item["sha256"], step=item["step"])
 
 
 class CheckpointStore:
@@ -89,7 +97,10 @@ class CheckpointStore:
         text = files.read_metadata(path).get(_META)
         if text is None:
             raise CheckpointError(f"{path} is not a training state of leanformer")
-        record = json.loads(text)
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{path} is damaged: its description is not JSON ({error})") from error
         # The file's memory is copied: it may be pruned, and its folder unmounted, while training goes on.
         tensors = {name: tensor.clone() for name, tensor in files.read_tensors(path).items()}
         return record["step"], tensors, record["meta"]
@@ -100,12 +111,10 @@ class CheckpointStore:
         if path.is_file():
             try:
                 record = files.read_json(path)
-                return [
-                    _Entry(file=e["file"], sha256=e["sha256"], step=e["step"]) for e in (record, *record["previous"])
-                ]
+                return [_entry(item) for item in (record, *record["previous"])]
             except (CheckpointError, LookupError, TypeError) as error:
                 logger.warning("%s is damaged (%s); taking the states that are in its folder", path, error)
-        found = ((re.fullmatch(r"step_(\d+)\.safetensors", entry.name), entry.name) for entry in self._listing())
+        found = ((_STATE.fullmatch(entry.name), entry.name) for entry in self._listing())
         return sorted(
             (_Entry(file=name, sha256=None, step=int(match.group(1))) for match, name in found if match),
             key=lambda entry: -entry.step,

@@ -179,3 +179,12 @@ def test_equal_states_are_equal_bytes(tmp_path):
     name = "step_00000003.safetensors"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert load_file(tmp_path / "a" / name).keys() == state(3).keys()
+
+
+@pytest.mark.parametrize("change", [{"file": 5}, {"file": "../model.safetensors"}, {"step": "2"}, {"previous": None}])
+def test_a_list_that_was_edited_wrongly_is_left_for_what_the_folder_holds(tmp_path, change):
+    store = filled(tmp_path, 1, 2)
+    record = json.loads((tmp_path / "latest.json").read_text())
+    (tmp_path / "latest.json").write_text(json.dumps(record | change))
+    loaded = store.load_latest()
+    assert loaded is not None and loaded[0] == 2
