@@ -165,6 +165,8 @@ def _checked(path: Path, record: dict[str, Any], name: str, expected: type) -> A
 
 
 def _no_model(directory: Path) -> str:
+    if directory.is_file():
+        return f"{directory} is a file; give the folder of a model, such as {directory.parent}"
     if not directory.is_dir():
         return f"no folder {directory}"
     if (directory / "checkpoints").is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,11 @@ def optional(metavar: str, otherwise: str) -> object:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="" if otherwise == "none" else f"(default: {otherwise})")
 
 
+def quoted(path: Path | str) -> str:
+    """A path as it is to be typed into a shell."""
+    return shlex.quote(str(path))
+
+
 def open_model(model: str, weights: Path | None = None) -> ImageClassifier | OnnxClassifier:
     """A run directory, an exported file, or a registered name with a published weight file."""
     from leanformer import api
@@ -33,7 +39,9 @@ def open_trainable(model: str, weights: Path | None = None) -> ImageClassifier:
     from leanformer.errors import ConfigError
 
     if Path(model).suffix == ".onnx":
-        raise ConfigError(f"{model} is an exported file and cannot be changed; give the run directory it came from")
+        raise ConfigError(
+            f"{model} is an exported file, which can only be run and measured; give the run directory it came from"
+        )
     return api.load(model, weights)
 
 

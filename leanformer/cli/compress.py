@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from leanformer.cli.common import check_free, evaluate_on, open_trainable, optional
+from leanformer.cli.common import check_free, evaluate_on, open_trainable, optional, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,5 +61,6 @@ class Compress:
             extra["top1"] = evaluate_on(model, self.data, 64).top1
             print(f"top-1 {100 * extra['top1_before']:.2f} % before, {100 * extra['top1']:.2f} % after")
         runs.save(model, self.out, extra={"metrics": extra, "from": self.model})
-        print(f"saved in {self.out}; next: leanformer export {self.out} --out {self.out / 'model.onnx'}")
+        out, file = quoted(self.out), quoted(self.out / "model.onnx")
+        print(f"saved in {self.out}; next: leanformer export {out} --out {file}")
         return 0 if agreement.passed else 1

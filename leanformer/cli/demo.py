@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from leanformer.cli.common import optional
+from leanformer.cli.common import optional, quoted
 
 if TYPE_CHECKING:
     from leanformer.bench import Row, Runner
@@ -84,7 +84,7 @@ class Demo:
             "top1": trained.top1, "folded_max_diff": diff, "folded_changed_predictions": changed,
             "folded_top1": after_folding.top1, "onnx_top1": after_export.top1, "onnx_norms": exported.num_norms,
         }  # fmt: skip
-        print(f"\nnext: leanformer predict {self.out} IMAGE")
+        print(f"\nnext: leanformer predict {quoted(self.out)} IMAGE")
         print("or:   leanformer train slab_swin_nano --data FOLDER --out runs/mine")
         return _verdict(figures, result.seconds, time.perf_counter() - started, page)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from leanformer.cli.common import open_trainable, optional
+from leanformer.cli.common import open_trainable, optional, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Export:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, or a model's name with `--weights`."""
     out: Path
-    """The file to write."""
+    """The file to write; its name ends in .onnx."""
     format: Literal["onnx"] = "onnx"
     """Of the file."""
     weights: Annotated[Path | None, optional("PATH", "none")] = None
@@ -28,11 +28,16 @@ class Export:
 
     def run(self) -> int:
         """Print the report of the export."""
+        from leanformer.errors import ConfigError
         from leanformer.export import export_onnx
 
+        if self.out.suffix != ".onnx" and not self.out.is_dir():
+            other = self.out.with_name(f"{self.out.name}.onnx")
+            raise ConfigError(f"{self.out}: exported files are known by .onnx at the end of their name; take {other}")
         model = open_trainable(self.model, self.weights)
         report = export_onnx(model, self.out, image_size=model.config.image_size, dynamic_batch=not self.fixed_batch)
         print("\n".join(report.lines()))
         print(f"license of the weights: {model.origin.get('license') or 'not recorded'}")
-        print(f"next: leanformer predict {self.out} IMAGE, or leanformer bench {self.model} {self.out}")
+        out = quoted(self.out)
+        print(f"next: leanformer predict {out} IMAGE, or leanformer bench {quoted(self.model)} {out}")
         return 0

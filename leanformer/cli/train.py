@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from leanformer.training import TrainConfig
 
 
-from leanformer.cli.common import optional
+from leanformer.cli.common import optional, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a model on a folder of images.
 
-    The folder holds `train/` and `val/` with one folder per class each, or the class folders alone, of which a fifth
-    is then kept for validation. Without options a recipe for small data sets is used.
+    The folder holds `train/` and `val/` with one folder per class each, or the class folders alone, of which about a
+    fifth is then kept for validation. Without options a recipe for small data sets is used.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -67,7 +67,8 @@ class Train:
         if result.skipped:
             print(f"{len(result.skipped)} images could not be read and were left out")
         print(f"trained {result.steps} steps in {result.seconds:.0f} s; the model is in {result.out}")
-        print(f"next: leanformer predict {result.out} IMAGE, or leanformer bench {result.out}")
+        out = quoted(result.out)
+        print(f"next: leanformer predict {out} IMAGE, or leanformer bench {out}")
         return 0
 
     def _config(self) -> TrainConfig:

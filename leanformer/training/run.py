@@ -26,7 +26,7 @@ from leanformer.checkpoints.store import CheckpointStore
 from leanformer.data import Batch, EvalBatches, LabeledImages, TrainBatches, open_data
 from leanformer.errors import TrainingError
 from leanformer.models import ImageClassifier
-from leanformer.tasks import Classification, Metrics, format_line
+from leanformer.tasks import Classification, Metrics
 from leanformer.training.build import build_model
 from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules, settle
 from leanformer.training.config import Scheduled, TrainConfig
@@ -243,7 +243,6 @@ def _finish(run: Run) -> tuple[ImageClassifier, Metrics]:
             log.info("%s", line)
     metrics = _evaluate(run, model.eval())
     run.seconds += time.perf_counter() - start
-    log.info("%s", format_line(metrics))
     return model, metrics
 
 
