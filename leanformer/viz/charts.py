@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ OTHER_SCRIPTS = (
     "Malgun Gothic",
 )
 """Fonts for labels that DejaVu Sans cannot write, used where they are installed."""
+PEAK = 10.0
+"""A largest value this many times the median makes an axis logarithmic."""
 COUNTED_CLASSES = 20
 """Up to this many classes a confusion matrix shows its counts."""
 
@@ -72,7 +75,10 @@ def curve_of(rows: Sequence[Mapping[str, Any]], event: str, key: str, label: str
 
 
 def line_chart(curves: Sequence[Curve], *, title: str, unit: str = "") -> bytes:
-    """A chart of curves over training, with a legend where there is more than one."""
+    """A chart of curves over training, with a legend where there is more than one.
+
+    The axis is logarithmic where a few values far above all others would press them into one line.
+    """
     with _figure(WIDTH, 3.3) as (figure, axes):
         for index, curve in enumerate(curves):
             color, line, marker = STYLES[index % len(STYLES)]
@@ -85,9 +91,16 @@ def line_chart(curves: Sequence[Curve], *, title: str, unit: str = "") -> bytes:
         axes.set_ylabel(unit)
         axes.grid(color="#dddddd", linewidth=0.7)
         axes.margins(x=0.02)
+        if _has_peaks([value for curve in curves for value in curve.values]):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
         if len(curves) > 1:
             axes.legend(axes.lines, [_shorten(curve.label, 24) for curve in curves], frameon=False)
         return _png(figure)
+
+
+def _has_peaks(values: Sequence[float]) -> bool:
+    return min(values, default=0.0) > 0 and max(values) > PEAK * statistics.median(values)
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, number: str, unit: str = "") -> bytes:

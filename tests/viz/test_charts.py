@@ -35,6 +35,17 @@ def test_any_curve_can_be_drawn(values):
     assert pixels(line_chart([curve, curve], title="t", unit="%")).std() > 1.0
 
 
+def test_early_peaks_do_not_press_a_curve_flat():
+    def drawn(first: float) -> int:
+        curve = Curve(
+            label="a", steps=tuple(map(float, range(20))), values=(first, *(1.0 - 0.04 * i for i in range(19)))
+        )
+        blue = np.abs(pixels(line_chart([curve], title="")) - [0x00, 0x72, 0xB2]).sum(-1) < 30
+        return np.flatnonzero(blue[:, blue.shape[1] // 2 :].any(1)).size
+
+    assert drawn(30.0) > drawn(1.0) / 4
+
+
 @pytest.mark.parametrize("label", ["$x^2$", "a$", "_hidden", "<b>", "naïve 日本", "l" * 200], ids=ascii)
 def test_labels_are_drawn_as_they_are(label):
     curve = Curve(label=label, steps=(0.0, 1.0), values=(0.0, 1.0))
