@@ -94,20 +94,20 @@ class Demo:
         return shlex.join(["leanformer", "demo", "--out", str(self.out), *epochs])
 
     def _measure(self, model: ImageClassifier, folded: ImageClassifier, file: Path):  # noqa: ANN202
-        import torch
-
         from leanformer import bench
         from leanformer.checkpoints import runs
         from leanformer.export import OnnxClassifier
 
-        threads = torch.get_num_threads()
+        threads = 1  # no thread waits for another, so the policy that training wants does not slow eager down
         runners: list[Runner] = [
             bench.eager_runner("trained", model),
             bench.eager_runner("folded", folded, same_as="trained"),
             bench.Runner(name="onnx", call=OnnxClassifier(file, threads=threads), threads=threads, same_as="folded"),
         ]
         size = model.config.image_size
-        compared = bench.compare(runners, batch_size=1, image_size=size, repeats=self.repeats, warmup=10)
+        compared = bench.compare(
+            runners, batch_size=1, image_size=size, repeats=self.repeats, warmup=10, threads=threads
+        )
         costs = [bench.count_cost(model, size), bench.count_cost(folded, size), None]
         files = [runs.weights_path(self.out), runs.weights_path(self.out / "folded"), file]
         rows = [
@@ -117,7 +117,9 @@ class Demo:
             )
         ]
         print("\n".join(f"    {line}" for line in bench.format_text(rows).splitlines()))
-        return rows, bench.record_method(batch_size=1, image_size=size, warmup=10, repeats=self.repeats)
+        return rows, bench.record_method(
+            batch_size=1, image_size=size, warmup=10, repeats=self.repeats, threads=threads
+        )
 
     def _report(
         self, model: ImageClassifier, trained: Metrics, steps: list[Step], method: list[tuple[str, str]]
