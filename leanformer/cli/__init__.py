@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that wait for each other sleep. Spinning, torch's default, gains a little on an idle machine, and makes
     # training many times slower wherever something else runs beside it. Read when torch is imported.
     # Commands that measure keep the default: sleeping slows small models on several threads.
-    if (sys.argv[1:] if arguments is None else list(arguments))[:1] in (["train"], ["demo"]):
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in ("train", "demo"):
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _settle_streams()
     try:
