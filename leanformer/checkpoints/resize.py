@@ -9,11 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from leanformer.errors import CheckpointError
-from leanformer.layers.position import LearnedPosition, RelativePositionBias, resize_tokens
+from leanformer.layers.position import Interpolation, LearnedPosition, RelativePositionBias, resize_tokens
 from leanformer.layers.site import Grid
 
 
-def resize_position(table: Tensor, grid: Grid, *, prefix_tokens: int = 0, source_grid: Grid | None = None) -> Tensor:
+def resize_position(
+    table: Tensor,
+    grid: Grid,
+    *,
+    prefix_tokens: int = 0,
+    source_grid: Grid | None = None,
+    mode: Interpolation = "bicubic",
+) -> Tensor:
     """A position table (1, prefix + N, C) for a map of size `grid`; prefix tokens keep theirs.
 
     The table is of a square map unless `source_grid` says otherwise.
@@ -28,7 +35,7 @@ def resize_position(table: Tensor, grid: Grid, *, prefix_tokens: int = 0, source
         raise CheckpointError(f"the position table {tuple(table.shape)} is not of a {source[0]} x {source[1]} map")
     if source == grid:
         return table
-    places = resize_tokens(table[:, prefix_tokens:].float(), source, grid).to(table.dtype)
+    places = resize_tokens(table[:, prefix_tokens:].float(), source, grid, mode).to(table.dtype)
     return torch.cat((table[:, :prefix_tokens], places), dim=1)
 
 
@@ -59,8 +66,8 @@ def fit_positions(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
         CheckpointError: if a table is of no square map or window, naming it.
     """
     out = dict(tensors)
-    for prefix, module in model.named_modules():
-        name = f"{prefix}.table"
+    for path, module in model.named_modules():
+        name = f"{path}.table"
         if name not in out or not isinstance(module, (LearnedPosition, RelativePositionBias)):
             continue
         if out[name].shape == module.table.shape:
@@ -69,7 +76,8 @@ def fit_positions(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
             if isinstance(module, RelativePositionBias):
                 out[name] = resize_relative_bias(out[name], module.grid)
             else:
-                out[name] = resize_position(out[name], module.grid, prefix_tokens=module.prefix_tokens)
+                prefix = module.prefix_tokens
+                out[name] = resize_position(out[name], module.grid, prefix_tokens=prefix, mode=module.resize)
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from error
     return out

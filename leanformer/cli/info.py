@@ -86,7 +86,7 @@ def _block(block: Any) -> dict[str, str]:
     if attn.region is not None and attn.region.shift:
         region += f" shifted by {attn.region.shift}"
     return {
-        "attention": type(attn.body.kernel).__name__.removesuffix("Kernel"),
+        "attention": attn.body.describe(),
         "region": region,
         "norm": NORMS.get(type(attn.norm).__name__, type(attn.norm).__name__),
     }

@@ -55,8 +55,8 @@ class FoldNorms(Edit):
                 _fold_backward(site.before, scale, shift)
             for layer in site.after:
                 _fold_forward(layer, scale, shift)
-            if site.window is not None:
-                site.window.set_padding((-shift / scale).to(site.after[0].weight.dtype))
+            for padding in site.paddings:
+                padding.set_padding((-shift / scale).to(site.after[0].weight.dtype))
             setattr(site.owner, site.attribute, nn.Identity())
 
 
@@ -115,7 +115,7 @@ def _can_fold(site: NormSite) -> bool:
         return False
     if any(isinstance(layer, nn.Conv2d) and (layer.groups > 1 or layer.padding != (0, 0)) for layer in site.after):
         return False  # what the convolution pads with zeros would have to be padded with -shift / scale
-    if site.window is None:
+    if not site.paddings:
         return True
     scale, shift = _affine(site.norm)
     return bool((shift / scale).isfinite().all())  # the padding vector exists
@@ -154,9 +154,9 @@ def _report(done: FoldNorms, found: list[_Found], foldable: list[_Found]) -> Edi
     names = {id(item) for item in foldable}
     left = [item for item in found if id(item) not in names and not isinstance(item.site.norm, nn.Identity)]
     lines = [f"folded {len(folded)} of {len(foldable) + len(left)} norms into their neighbouring linear layers"]
-    padded = sum(item.site.window is not None for item in folded)
+    padded = sum(len(item.site.paddings) for item in folded)
     if padded:
-        lines.append(f"{padded} windows pad, where they must, with the vector that their folded norm maps to zero")
+        lines.append(f"{padded} places pad, where they must, with the vector that their folded norm maps to zero")
     lines += [f"{name} cannot be folded exactly and stays as a fixed scale and shift" for name in done.frozen]
     if left:
         kinds = sorted({type(item.site.norm).__name__ for item in left})

@@ -1,24 +1,50 @@
-"""The one transformer block, and the sequence of blocks that a stage is."""
+"""The one transformer block, the sequence of blocks, and the stage around them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
-from leanformer.layers.branch import Branch
-from leanformer.layers.site import Grid
+from leanformer.layers.branch import Branch, LayerScale
+from leanformer.layers.norm import NormConfig
+from leanformer.layers.region import Window
+from leanformer.layers.site import Grid, TokenMixer
 
 
 class Block(nn.Module):
-    """An attention branch, then an MLP branch."""
+    """An attention branch and an MLP branch, with what some systems put around them; absent parts are skipped.
 
-    def __init__(self, *, attn: Branch, mlp: Branch) -> None:
+    Every part maps (x, grid) to tokens like x.
+
+    Args:
+        position: a position from the neighbourhood, in front of the attention.
+        local: a branch between attention and MLP.
+        mlp_position: a position in front of the MLP.
+    """
+
+    def __init__(
+        self,
+        *,
+        attn: nn.Module,
+        mlp: nn.Module,
+        position: nn.Module | None = None,
+        local: nn.Module | None = None,
+        mlp_position: nn.Module | None = None,
+    ) -> None:
         super().__init__()
+        self.position = position
         self.attn = attn
+        self.local = local
+        self.mlp_position = mlp_position
         self.mlp = mlp
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, N, C) to (B, N, C)."""
-        return self.mlp(self.attn(x, grid), grid)
+        for part in (self.position, self.attn, self.local, self.mlp_position, self.mlp):
+            if part is not None:
+                x = part(x, grid)
+        return x
 
 
 class BlockSequence(nn.ModuleList):
@@ -29,3 +55,61 @@ class BlockSequence(nn.ModuleList):
         for block in self:
             x = block(x, grid)
         return x
+
+
+class Stage(nn.Module):
+    """A map of one size: what makes it of the map before, a position on it, blocks, and a norm behind them.
+
+    Args:
+        downsample: maps (x, grid) to the tokens and grid of the coarser map.
+        position: gives the table (1, N, C) that is added for a grid.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        *,
+        downsample: nn.Module | None = None,
+        position: nn.Module | None = None,
+        norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.position = position
+        self.blocks = BlockSequence(blocks)
+        self.norm = norm
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """Tokens (B, N, C) of the map before to those of this stage's map, and its grid."""
+        if self.downsample is not None:
+            x, grid = self.downsample(x, grid)
+        if self.position is not None:
+            x = x + self.position(grid)
+        x = self.blocks(x, grid)
+        return (x if self.norm is None else self.norm(x)), grid
+
+
+def pre_norm_block(
+    dim: int,
+    attention: TokenMixer,
+    mlp: nn.Module,
+    norm: NormConfig,
+    *,
+    region: Window | None = None,
+    drop_path: float = 0.0,
+    layer_scale: float | None = None,
+    **around: nn.Module | None,
+) -> Block:
+    """The usual block: both branches with a norm in front.
+
+    Args:
+        region: where the attention looks; None for the whole map.
+        layer_scale: initial value of the learned factors on both branches; None for none.
+        around: the other parts of a `Block`.
+    """
+
+    def branch(body: object, region: Window | None) -> Branch:
+        scale = None if layer_scale is None else LayerScale(dim, layer_scale)
+        return Branch(body, norm=norm.build(dim), region=region, layer_scale=scale, drop_path=drop_path)  # type: ignore[arg-type]
+
+    return Block(attn=branch(attention, region), mlp=branch(mlp, None), **around)

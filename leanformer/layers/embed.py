@@ -7,16 +7,31 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leanformer import ops
 from leanformer.errors import ConfigError
 from leanformer.layers.site import Grid, NormSite
 
 
 class PatchEmbed(nn.Module):
-    """Cut the image into square patches and project each to a token."""
+    """Cut the image into square patches and project each to a token.
 
-    def __init__(self, in_channels: int, dim: int, patch_size: int, norm: nn.Module | None = None) -> None:
+    Args:
+        kernel_size: side of the projected squares where they overlap; None for the patch size.
+        padding: zeros around the image.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        patch_size: int,
+        norm: nn.Module | None = None,
+        *,
+        kernel_size: int | None = None,
+        padding: int = 0,
+    ) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size or patch_size, stride=patch_size, padding=padding)
         self.norm = norm
 
     def norm_sites(self) -> tuple[NormSite, ...]:
@@ -65,6 +80,25 @@ class ConvStem(nn.Module):
         return _to_tokens(self.proj(x), self.norm)
 
 
+class ConvDownsample(nn.Module):
+    """A strided convolution of the map, then a norm."""
+
+    def __init__(
+        self, dim: int, dim_out: int, norm: nn.Module, *, kernel_size: int, stride: int = 2, padding: int = 0
+    ) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(dim, dim_out, kernel_size, stride=stride, padding=padding)
+        self.norm = norm
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        """The norm behind the convolution."""
+        return (NormSite(owner=self, attribute="norm", before=self.proj),)
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """(B, N, C) to the tokens of the coarser map, (B, N', C_out), and its grid."""
+        return _to_tokens(self.proj(ops.to_map(x, grid)), self.norm)
+
+
 class PatchMerging(nn.Module):
     """Join each 2 x 2 neighbourhood into one token and project it (Swin, section 3.1); odd sides are padded with
     zeros."""
@@ -92,5 +126,5 @@ class PatchMerging(nn.Module):
 
 def _to_tokens(image: Tensor, norm: nn.Module | None) -> tuple[Tensor, Grid]:
     grid = image.shape[2], image.shape[3]
-    tokens = image.flatten(2).transpose(1, 2)
+    tokens = ops.to_tokens(image)
     return tokens if norm is None else norm(tokens), grid

@@ -12,30 +12,50 @@ Pool = Literal["mean", "token"]
 
 
 class ClassifierHead(nn.Module):
-    """Norm, pooling and a linear classifier.
+    """Norm, pooling and a linear classifier, or two of them.
+
+    With `distilled` a second classifier learns from a teacher (https://arxiv.org/abs/2012.12877, section 3): it reads
+    the second token, or the same mean. The scores are the mean of both; set `separate` to get the pair while training.
 
     Args:
         pool: "mean" over the tokens of the map, or the first "token".
         num_classes: 0 for the pooled features themselves.
         prefix_tokens: tokens in front of the map, left out of the mean.
+        norm: None where the tokens come normalised.
     """
 
     def __init__(
-        self, dim: int, num_classes: int, norm: nn.Module, pool: Pool = "mean", prefix_tokens: int = 0
+        self,
+        dim: int,
+        num_classes: int,
+        norm: nn.Module | None,
+        pool: Pool = "mean",
+        prefix_tokens: int = 0,
+        distilled: bool = False,
     ) -> None:
         super().__init__()
+        self.separate = False
         self.norm = norm
         self.pool = pool
         self.prefix_tokens = prefix_tokens
         self.linear = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        self.distillation = (nn.Linear(dim, num_classes) if num_classes else nn.Identity()) if distilled else None
+
+    def classifiers(self) -> tuple[nn.Linear, ...]:
+        """The linear layers that read the pooled tokens; none for a head that gives the features themselves."""
+        return tuple(layer for layer in (self.linear, self.distillation) if isinstance(layer, nn.Linear))
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norm in front of the classifier; pooling lies between, and commutes with a folded norm."""
-        after = (self.linear,) if isinstance(self.linear, nn.Linear) else ()
-        return (NormSite(owner=self, attribute="norm", after=after),)
+        return () if self.norm is None else (NormSite(owner=self, attribute="norm", after=self.classifiers()),)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) to (B, num_classes)."""
-        x = self.norm(x)
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, N, C) to (B, num_classes); to a pair of them while training with `separate`."""
+        if self.norm is not None:
+            x = self.norm(x)
         pooled = x[:, 0] if self.pool == "token" else x[:, self.prefix_tokens :].mean(dim=1)
-        return self.linear(pooled)
+        if self.distillation is None:
+            return self.linear(pooled)
+        taught = x[:, 1] if self.pool == "token" else pooled
+        scores, distilled = self.linear(pooled), self.distillation(taught)
+        return (scores, distilled) if self.training and self.separate else (scores + distilled) / 2

@@ -1,4 +1,5 @@
-"""Norms on tokens: LayerNorm, RepBN and progressive RepBN (SLAB, https://arxiv.org/abs/2405.11582, section 3.2).
+"""Norms on tokens: LayerNorm, RMSNorm, batch norm, RepBN and progressive RepBN (SLAB,
+https://arxiv.org/abs/2405.11582, section 3.2).
 
 Batch-type norms cost nothing at inference, because they fold into the linear layers around them; training straight
 with them fails in transformers. RepBN adds a learnable shortcut, PRepBN blends from LayerNorm to RepBN while training.
@@ -35,6 +36,28 @@ class LayerNorm(NormConfig):
         return nn.LayerNorm(dim, eps=self.eps)
 
 
+@register_config("rms_norm")
+class RMSNorm(NormConfig):
+    """Division by the root mean square over the channels of each token (https://arxiv.org/abs/1910.07467)."""
+
+    eps: float = 1e-6
+
+    def build(self, dim: int) -> nn.Module:
+        """The norm over `dim` channels."""
+        return nn.RMSNorm(dim, eps=self.eps)
+
+
+@register_config("batch_norm")
+class BatchNorm(NormConfig):
+    """Batch normalisation over batch and tokens: the norm of convolutional networks, free at inference."""
+
+    eps: float = 1e-5
+
+    def build(self, dim: int) -> nn.Module:
+        """The norm over `dim` channels."""
+        return TokenBatchNorm(dim, eps=self.eps)
+
+
 @register_config("rep_bn")
 class RepBN(NormConfig):
     """Batch normalisation plus a learnable multiple of its input, BN(x) + alpha x."""
@@ -67,11 +90,24 @@ class Norms:
     block: NormConfig = LayerNorm()
     stem: NormConfig | None = None
     downsample: NormConfig | None = None
+    reduction: NormConfig | None = None
+    """Where keys and values get coarser (PVT)."""
     final: NormConfig | None = None
 
     def at(self, place: str) -> NormConfig:
-        """The norm of `place`: block, stem, downsample or final."""
+        """The norm of `place`: block, stem, downsample, reduction or final."""
         return getattr(self, place) or self.block
+
+
+class TokenBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of (..., C). In eval mode it is one multiplication and one addition."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, (..., C)."""
+        if self.training:
+            return super().forward(x.flatten(0, -2)).view_as(x)
+        scale, shift = batch_norm_affine(self)
+        return torch.addcmul(shift, x, scale)
 
 
 class RepBatchNorm(nn.Module):

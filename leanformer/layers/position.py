@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leanformer.layers.site import Grid
 
+Interpolation = Literal["bicubic", "bilinear"]
+
 
 class LearnedPosition(nn.Module):
-    """A table (1, prefix + H W, C), resized bicubically when the map has another size than it was built for."""
+    """A table (1, prefix + H W, C), resized when the map has another size than it was built for.
 
-    def __init__(self, dim: int, grid: Grid, prefix_tokens: int = 0, std: float = 0.0) -> None:
+    Args:
+        std: of the initial values; 0 for zeros.
+        resize: how the table is interpolated.
+    """
+
+    def __init__(
+        self, dim: int, grid: Grid, prefix_tokens: int = 0, std: float = 0.0, resize: Interpolation = "bicubic"
+    ) -> None:
         super().__init__()
         self.grid = grid
+        self.resize: Interpolation = resize
         self.prefix_tokens = prefix_tokens
         self.table = nn.Parameter(torch.zeros(1, prefix_tokens + grid[0] * grid[1], dim))
         if std:
@@ -25,7 +37,7 @@ class LearnedPosition(nn.Module):
         if grid == self.grid:
             return self.table
         prefix, places = self.table[:, : self.prefix_tokens], self.table[:, self.prefix_tokens :]
-        return torch.cat((prefix, resize_tokens(places, self.grid, grid)), dim=1)
+        return torch.cat((prefix, resize_tokens(places, self.grid, grid, self.resize)), dim=1)
 
 
 class RelativePositionBias(nn.Module):
@@ -53,10 +65,10 @@ class RelativePositionBias(nn.Module):
         return F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0)) if self.prefix_tokens else bias
 
 
-def resize_tokens(x: Tensor, source: Grid, target: Grid) -> Tensor:
-    """Resize tokens (B, H W, C) of a map of size `source` to one of size `target`, bicubically."""
+def resize_tokens(x: Tensor, source: Grid, target: Grid, mode: Interpolation = "bicubic") -> Tensor:
+    """Resize tokens (B, H W, C) of a map of size `source` to one of size `target`."""
     image = x.transpose(1, 2).unflatten(2, source)
-    return F.interpolate(image, size=target, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    return F.interpolate(image, size=target, mode=mode, align_corners=False).flatten(2).transpose(1, 2)
 
 
 def _offsets(grid: Grid) -> Tensor:

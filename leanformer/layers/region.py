@@ -42,15 +42,15 @@ class Window(nn.Module):
         """Apply `mixer` to each window of x, (B, H W, C)."""
         batch, _, channels = x.shape
         height, width = grid
-        shift = self._shift(grid)
-        x = ops.pad_to_multiple(x.view(batch, height, width, channels), self.size, self.pad)
+        shift, size = self._shift(grid), (self.size, self.size)
+        x = ops.pad_to_multiple(x.view(batch, height, width, channels), size, self.pad)
         padded = x.shape[1], x.shape[2]
         if shift:
             x = x.roll((-shift, -shift), dims=(1, 2))
-        windows = ops.split_windows(x, self.size)  # (B W, size^2, C)
+        windows = ops.split_windows(x, size)  # (B W, size^2, C)
         mask = self.mask if grid == self.grid else self._mask(grid)
-        windows = mixer(windows, (self.size, self.size), None if mask is None else mask.to(x.device))
-        x = ops.join_windows(windows, self.size, *padded)
+        windows = mixer(windows, size, None if mask is None else mask.to(x.device))
+        x = ops.join_windows(windows, size, *padded)
         if shift:
             x = x.roll((shift, shift), dims=(1, 2))
         return x[:, :height, :width].reshape(batch, height * width, -1)

@@ -3,13 +3,16 @@ it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from leanformer.config import register_config
+from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
+from leanformer.layers.attention import AttentionConfig, Softmax
 from leanformer.layers.head import ClassifierHead
+from leanformer.layers.init import trunc_normal_linears
 from leanformer.layers.norm import Norms
 from leanformer.layers.site import Grid
 
@@ -25,10 +28,27 @@ class Backbone(nn.Module):
     """Base of all backbones: images (B, 3, H, W) to tokens."""
 
     feature_info: tuple[FeatureInfo, ...]
+    stem: nn.Module
+    """Maps images to tokens and their grid."""
+    stages: nn.ModuleList
+    """`Stage`s, each on the map that the one before gave."""
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """The tokens (B, prefix + N, C) that the first stage reads, and their grid."""
+        return self.stem(images)
 
     def forward_stages(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
         """Tokens (B, prefix + N, C) and grid at the end of each stage."""
-        raise NotImplementedError
+        x, grid = self.embed(images)
+        ends = []
+        for stage in self.stages:
+            x, grid = stage(x, grid)
+            ends.append((x, grid))
+        return ends
+
+    def output_norm(self) -> tuple[nn.Module, str] | None:
+        """Owner and attribute of the norm that the last stage ends with, if it does; the head then has none."""
+        return None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """Tokens (B, prefix + N, C) of the last stage, not normalised, and their grid."""
@@ -86,6 +106,48 @@ class BackboneConfig:
     def build_head(self) -> ClassifierHead:
         """The classifier head that belongs to it."""
         raise NotImplementedError
+
+
+@register_config("staged_backbone")
+class StagedConfig(BackboneConfig):
+    """Base of the configs of hierarchical backbones: stages of blocks, each on a coarser map than the one before."""
+
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Blocks in each stage."""
+    dims: tuple[int, ...] = (96, 192, 384, 768)
+    """Channels in each stage."""
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    mlp_ratio: PerStage[float] = 4.0
+    """Width of the MLP's hidden layer over that of the tokens."""
+    qkv_bias: bool = True
+    attention: PerStage[AttentionConfig] = Softmax()
+    """One for all blocks, or one for each stage, or for each block of a stage."""
+
+    def __post_init__(self) -> None:
+        self.check_ranges(depths=0, dims=1, num_heads=1)
+        if not len(self.depths) == len(self.dims) == len(self.num_heads):
+            raise ConfigError(f"depths {self.depths}, dims {self.dims} and num_heads {self.num_heads} differ in length")
+        check_per_stage("attention", self.attention, self.depths)
+        check_per_stage("mlp_ratio", self.mlp_ratio, self.depths)
+        for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads, strict=True)):
+            if dim % heads:
+                raise ConfigError(f"dim {dim} is not divisible by its num_heads {heads}")
+            if at(self.mlp_ratio, stage, 0) < 0:
+                raise ConfigError(f"mlp_ratio must be at least 0, got {self.mlp_ratio}")
+
+    def hidden_dim(self, stage: int, block: int) -> int:
+        """Width of an MLP's hidden layer."""
+        return int(self.dims[stage] * at(self.mlp_ratio, stage, block))
+
+    def drop_path_iterator(self) -> Iterator[float]:
+        """The stochastic-depth rates of all blocks in order."""
+        return iter(drop_path_rates(self.drop_path, sum(self.depths)))
+
+    def build_head(self) -> ClassifierHead:
+        """Norm, mean over the map, classifier."""
+        head = ClassifierHead(self.dims[-1], self.num_classes, self.norms.at("final").build(self.dims[-1]))
+        trunc_normal_linears(head)
+        return head
 
 
 def patch_grid(config: BackboneConfig, patch_size: int) -> Grid:

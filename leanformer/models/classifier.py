@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from leanformer.errors import ConfigError
+from leanformer.layers.site import NormSite
 from leanformer.models.backbone import BackboneConfig
 from leanformer.models.preprocess import Preprocess
 
@@ -42,6 +43,14 @@ class ImageClassifier(nn.Module):
         """(B, 3, H, W) to (B, num_classes)."""
         tokens, _ = self.backbone(images)
         return self.head(tokens)
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        """The norm that the backbone ends with, if it does: the classifier reads its result."""
+        found = self.backbone.output_norm()
+        if found is None:
+            return ()
+        owner, attribute = found
+        return (NormSite(owner=owner, attribute=attribute, after=self.head.classifiers()),)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay must leave alone, besides biases and everything of one axis."""

@@ -10,31 +10,24 @@ from torch import Tensor, nn
 from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import AttentionConfig, Softmax
-from leanformer.layers.block import Block, BlockSequence
-from leanformer.layers.branch import Branch
+from leanformer.layers.block import Block, Stage, pre_norm_block
 from leanformer.layers.embed import ConvStem, PatchEmbed, PatchMerging
-from leanformer.layers.head import ClassifierHead
 from leanformer.layers.init import trunc_normal_linears
 from leanformer.layers.mlp import MLP
 from leanformer.layers.position import LearnedPosition
 from leanformer.layers.region import Window
 from leanformer.layers.site import Grid, Site
-from leanformer.models.backbone import Backbone, BackboneConfig, FeatureInfo, drop_path_rates, patch_grid
+from leanformer.models.backbone import Backbone, FeatureInfo, StagedConfig, patch_grid
 from leanformer.models.registry import register
 
 SWIN_SOFTMAX = Softmax(relative_position=True)
 
 
 @register_config("swin")
-class Swin(BackboneConfig):
+class Swin(StagedConfig):
     """A hierarchical transformer; the attention and window of each stage, or each block, are free."""
 
     patch_size: int = 4
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    dims: tuple[int, ...] = (96, 192, 384, 768)
-    num_heads: tuple[int, ...] = (3, 6, 12, 24)
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
     attention: PerStage[AttentionConfig] = SWIN_SOFTMAX
     window_size: PerStage[int | None] = 7
     """Side of the attention windows; None for the whole map. Odd blocks shift them by half where the attention takes a
@@ -44,42 +37,15 @@ class Swin(BackboneConfig):
     stem: Literal["patch", "conv"] = "patch"
     """"conv" is a stack of overlapping convolutions: better on few images."""
     absolute_position: bool = False
-    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
-        self.check_ranges(patch_size=1, depths=0, dims=1, num_heads=1, mlp_ratio=0)
-        if not len(self.depths) == len(self.dims) == len(self.num_heads):
-            raise ConfigError(f"depths {self.depths}, dims {self.dims} and num_heads {self.num_heads} differ in length")
-        check_per_stage("attention", self.attention, self.depths)
+        StagedConfig.__post_init__(self)
+        self.check_ranges(patch_size=1)
         check_per_stage("window_size", self.window_size, self.depths)
-        for dim, heads in zip(self.dims, self.num_heads, strict=True):
-            if dim % heads:
-                raise ConfigError(f"dim {dim} is not divisible by its num_heads {heads}")
 
     def build(self) -> SwinTransformer:
         """The backbone, randomly initialised."""
         return SwinTransformer(self)
-
-    def build_head(self) -> ClassifierHead:
-        """Norm, mean over the map, classifier."""
-        head = ClassifierHead(self.dims[-1], self.num_classes, self.norms.at("final").build(self.dims[-1]))
-        trunc_normal_linears(head)
-        return head
-
-
-class Stage(nn.Module):
-    """Patch merging (but for the first stage), then blocks."""
-
-    def __init__(self, downsample: PatchMerging | None, blocks: list[Block]) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = BlockSequence(blocks)
-
-    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """Tokens (B, N, C) of a map to those of this stage's map, and its grid."""
-        if self.downsample is not None:
-            x, grid = self.downsample(x, grid)
-        return self.blocks(x, grid), grid
 
 
 class SwinTransformer(Backbone):
@@ -93,7 +59,7 @@ class SwinTransformer(Backbone):
         self.stem = stem(config.in_channels, dims[0], config.patch_size, norms.at("stem").build(dims[0]))
         self.position = LearnedPosition(dims[0], grid, std=0.02) if config.absolute_position else None
         self.feature_info = tuple(FeatureInfo(dim, config.patch_size << stage) for stage, dim in enumerate(dims))
-        rates = iter(drop_path_rates(config.drop_path, sum(config.depths)))
+        rates = config.drop_path_iterator()
         stages = []
         for stage, depth in enumerate(config.depths):
             downsample = None
@@ -103,7 +69,7 @@ class SwinTransformer(Backbone):
                     dims[stage - 1], dims[stage], norms.at("downsample").build(4 * dims[stage - 1])
                 )
             blocks = [_block(config, stage, index, grid, next(rates)) for index in range(depth)]
-            stages.append(Stage(downsample, blocks))
+            stages.append(Stage(blocks, downsample=downsample))
         self.stages = nn.ModuleList(stages)
         trunc_normal_linears(self)
 
@@ -115,16 +81,10 @@ class SwinTransformer(Backbone):
             if name == "position.table" or name.endswith("kernel.bias.table")
         }
 
-    def forward_stages(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
-        """Tokens (B, N, C) and grid at the end of each stage."""
+    def embed(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """The tokens (B, N, C) that the first stage reads, and their grid."""
         x, grid = self.stem(images)
-        if self.position is not None:
-            x = x + self.position(grid)
-        ends = []
-        for stage in self.stages:
-            x, grid = stage(x, grid)
-            ends.append((x, grid))
-        return ends
+        return (x if self.position is None else x + self.position(grid)), grid
 
 
 def _block(config: Swin, stage: int, index: int, grid: Grid, drop_path: float) -> Block:
@@ -137,13 +97,8 @@ def _block(config: Swin, stage: int, index: int, grid: Grid, drop_path: float) -
         grid=grid if window is None else (window.size, window.size),
         qkv_bias=config.qkv_bias,
     )
-    norm = config.norms.block
-    body = attention.build(site)
-    mlp = MLP(dim, int(dim * config.mlp_ratio))
-    return Block(
-        attn=Branch(body, norm=norm.build(dim), region=window, drop_path=drop_path),  # type: ignore[arg-type]
-        mlp=Branch(mlp, norm=norm.build(dim), drop_path=drop_path),
-    )
+    mlp = MLP(dim, config.hidden_dim(stage, index))
+    return pre_norm_block(dim, attention.build(site), mlp, config.norms.block, region=window, drop_path=drop_path)
 
 
 def _window(config: Swin, attention: AttentionConfig, stage: int, index: int, grid: Grid) -> Window | None:

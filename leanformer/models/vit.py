@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import AttentionConfig, Softmax
-from leanformer.layers.block import Block, BlockSequence
-from leanformer.layers.branch import Branch
+from leanformer.layers.block import Block, Stage, pre_norm_block
 from leanformer.layers.embed import PatchEmbed
 from leanformer.layers.head import ClassifierHead, Pool
 from leanformer.layers.init import trunc_normal_linears
@@ -61,18 +60,6 @@ class ViT(BackboneConfig):
         return head
 
 
-class Stage(nn.Module):
-    """The blocks of one stage."""
-
-    def __init__(self, blocks: list[Block]) -> None:
-        super().__init__()
-        self.blocks = BlockSequence(blocks)
-
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """(B, N, C) to (B, N, C)."""
-        return self.blocks(x, grid)
-
-
 class VisionTransformer(Backbone):
     """Patches, a learned position, blocks."""
 
@@ -102,24 +89,19 @@ class VisionTransformer(Backbone):
         """The position table and the class token."""
         return {"position.table", "class_token"}
 
-    def forward_stages(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
-        """Tokens (B, prefix + N, C) and grid of the one stage."""
+    def embed(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """The tokens (B, prefix + N, C) that the first block reads, and their grid."""
         x, grid = self.stem(images)
         if self.prefix_tokens:
             assert self.class_token is not None
             x = torch.cat((self.class_token.expand(x.shape[0], -1, -1), x), dim=1)
-        x = x + self.position(grid)
-        return [(self.stages[0](x, grid), grid)]
+        return x + self.position(grid), grid
 
 
 def _block(config: ViT, site: Site, index: int, drop_path: float) -> Block:
-    norm = config.norms.block
-    body = at(config.attention, 0, index).build(site)
+    mixer = at(config.attention, 0, index).build(site)
     mlp = MLP(config.dim, int(config.dim * config.mlp_ratio))
-    return Block(
-        attn=Branch(body, norm=norm.build(config.dim), drop_path=drop_path),  # type: ignore[arg-type]
-        mlp=Branch(mlp, norm=norm.build(config.dim), drop_path=drop_path),
-    )
+    return pre_norm_block(config.dim, mixer, mlp, config.norms.block, drop_path=drop_path)
 
 
 @register

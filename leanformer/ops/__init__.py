@@ -4,6 +4,7 @@ from leanformer.ops.attention import softmax_attention
 from leanformer.ops.feature_maps import focused_map
 from leanformer.ops.heads import merge_heads, split_heads
 from leanformer.ops.linear_attention import linear_attention
+from leanformer.ops.maps import to_map, to_tokens
 from leanformer.ops.precision import full_float32
 from leanformer.ops.regions import join_windows, pad_to_multiple, shifted_window_mask, split_windows
 
@@ -18,4 +19,6 @@ __all__ = [
     "softmax_attention",
     "split_heads",
     "split_windows",
+    "to_map",
+    "to_tokens",
 ]

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_to_multiple(x: Tensor, size: int, value: Tensor | None = None) -> Tensor:
-    """Pad a map (B, H, W, C) at the bottom and right until both sides are multiples of `size`.
+def pad_to_multiple(x: Tensor, size: tuple[int, int], value: Tensor | None = None) -> Tensor:
+    """Pad a map (B, H, W, C) at the bottom and right until its sides are multiples of those of `size`.
 
     The new places hold zeros, or the vector `value` of shape (C,).
     """
-    below, right = -x.shape[1] % size, -x.shape[2] % size
+    below, right = -x.shape[1] % size[0], -x.shape[2] % size[1]
     if not below and not right:
         return x
     if value is None:
@@ -22,17 +22,18 @@ def pad_to_multiple(x: Tensor, size: int, value: Tensor | None = None) -> Tensor
     return torch.cat((x, value.to(x.dtype).expand(batch, below, width + right, channels)), dim=1)
 
 
-def split_windows(x: Tensor, size: int) -> Tensor:
-    """(B, H, W, C) to (B W, size^2, C), H and W being multiples of `size`; windows and their tokens in row-major
+def split_windows(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W, C) to (B W, h w, C), H and W being multiples of `size`, (h, w); windows and their tokens in row-major
     order."""
     batch, height, width, channels = x.shape
-    x = x.view(batch, height // size, size, width // size, size, channels)
-    return x.transpose(2, 3).reshape(-1, size * size, channels)
+    rows, columns = size
+    x = x.view(batch, height // rows, rows, width // columns, columns, channels)
+    return x.transpose(2, 3).reshape(-1, rows * columns, channels)
 
 
-def join_windows(x: Tensor, size: int, height: int, width: int) -> Tensor:
-    """The inverse of `split_windows`: (B W, size^2, C) back to (B, height, width, C)."""
-    x = x.view(-1, height // size, width // size, size, size, x.shape[-1])
+def join_windows(x: Tensor, size: tuple[int, int], height: int, width: int) -> Tensor:
+    """The inverse of `split_windows`: (B W, h w, C) back to (B, height, width, C)."""
+    x = x.view(-1, height // size[0], width // size[1], *size, x.shape[-1])
     return x.transpose(2, 3).reshape(-1, height, width, x.shape[-1])
 
 
@@ -48,5 +49,5 @@ def shifted_window_mask(height: int, width: int, size: int, shift: int) -> Tenso
         return (place >= length - size).int() + (place >= length - shift).int()
 
     labels = regions(height)[:, None] * 3 + regions(width)[None, :]  # (H, W)
-    labels = split_windows(labels[None, :, :, None], size)[..., 0]  # (W, size^2)
+    labels = split_windows(labels[None, :, :, None], (size, size))[..., 0]  # (W, size^2)
     return (labels[:, :, None] != labels[:, None, :]) * -100.0

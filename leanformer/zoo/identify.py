@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from leanformer.checkpoints.keymap import KeyMap
@@ -11,25 +9,23 @@ from leanformer.checkpoints.strict import COUNTERS
 from leanformer.errors import CheckpointError, LeanformerError
 from leanformer.models import ImageClassifier, find, list_models
 from leanformer.models.backbone import BackboneConfig
-from leanformer.zoo.weights import layout_of
-
-Shapes = Mapping[str, tuple[int, ...]]
+from leanformer.zoo.weights import Layout, Shapes, layout_of
 
 _COUNTERS = tuple(f".{name}" for name in (*COUNTERS, "warm", "iter", "total_step"))
 
 
-def published_shapes(config: BackboneConfig) -> dict[str, tuple[int, ...]]:
-    """The published keys of a model and their shapes, counters left out."""
+def published_shapes(config: BackboneConfig, layout: Layout) -> dict[str, tuple[int, ...]]:
+    """The keys of a model in a file of this layout and their shapes, counters left out."""
     with torch.device("meta"):
         state = ImageClassifier(config).state_dict()
     values = {key: value for key, value in state.items() if not key.endswith(_COUNTERS)}
-    return {key: tuple(value.shape) for key, value in layout_of(config).key_map.to_published(values).items()}
+    return {key: tuple(value.shape) for key, value in layout.map_for(config).to_published(values).items()}
 
 
-def foreign_keys(config: BackboneConfig, shapes: Shapes) -> list[str]:
-    """The published keys that the model of `config` has no place for; keys that its layout drops are none of them."""
-    layout, expected = layout_of(config), published_shapes(config)
-    return [key for key in shapes if key not in expected and not _is_dropped(layout.key_map, key, shapes)]
+def foreign_keys(config: BackboneConfig, layout: Layout, shapes: Shapes) -> list[str]:
+    """The keys that the model of `config` has no place for; keys that the layout drops are none of them."""
+    key_map, expected = layout.map_for(config), published_shapes(config, layout)
+    return [key for key in shapes if key not in expected and not _is_dropped(key_map, key, shapes)]
 
 
 def looks_like(shapes: Shapes) -> str | None:
@@ -38,7 +34,8 @@ def looks_like(shapes: Shapes) -> str | None:
     best, best_score = None, 0.5
     for name in list_models():
         try:
-            expected = published_shapes(layout_of(find(name)).adapt(find(name), shapes))
+            layout = layout_of(find(name), shapes)
+            expected = published_shapes(layout.adapt(find(name), shapes), layout)
         except LeanformerError:
             continue
         same = sum(shapes.get(key) == shape for key, shape in expected.items())

@@ -12,8 +12,8 @@ from leanformer.checkpoints.strict import load_strict
 from leanformer.errors import CheckpointError
 from leanformer.models import ImageClassifier
 from leanformer.models.backbone import BackboneConfig
-from leanformer.zoo.identify import Shapes, foreign_keys, looks_like, published_shapes
-from leanformer.zoo.weights import layout_of
+from leanformer.zoo.identify import foreign_keys, looks_like, published_shapes
+from leanformer.zoo.weights import Layout, Shapes, layout_of
 
 
 def load_published(
@@ -29,13 +29,15 @@ def load_published(
     """
     _check_tensors(tensors, source)
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
-    layout = layout_of(config)
+    layout = layout_of(config, shapes)
     config = layout.adapt(config, shapes)
-    if len(shapes.get("head.weight", ())) == 2:
-        config = replace(config, num_classes=shapes["head.weight"][0])
-    _check(config, shapes, source, name)
+    key_map = layout.map_for(config)
+    classifier = shapes.get(key_map.published_name("head.linear.weight")[0], ())
+    if len(classifier) == 2:
+        config = replace(config, num_classes=classifier[0])
+    _check(config, layout, shapes, source, name)
     model = ImageClassifier(config, name)
-    load_strict(model, layout.key_map.to_ours(tensors), source=source, key_map_name=layout.key_map.name)
+    load_strict(model, key_map.to_ours(tensors), source=source, key_map_name=key_map.name)
     return model
 
 
@@ -52,15 +54,15 @@ def _check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
             raise CheckpointError(f"{source}: {key} is {what}; give dense tensors")
 
 
-def _check(config: BackboneConfig, shapes: Shapes, source: str, name: str | None) -> None:
+def _check(config: BackboneConfig, layout: Layout, shapes: Shapes, source: str, name: str | None) -> None:
     asked = name or f"this {config.kind} config"
     try:
-        expected = published_shapes(config)
+        expected = published_shapes(config, layout)
     except CheckpointError as error:
         raise CheckpointError(
             f"{source}: {asked} has parts that no published file has, so none fits it{_hint(shapes, name)}"
         ) from error
-    foreign = foreign_keys(config, shapes)
+    foreign = foreign_keys(config, layout, shapes)
     missing = [key for key in expected if key not in shapes]
     unequal = [key for key in expected if key in shapes and shapes[key] != expected[key]]
     if not foreign and not missing and not unequal:

@@ -10,7 +10,10 @@ from leanformer.errors import ConfigError, suggestion
 from leanformer.models import BackboneConfig, Preprocess
 
 _WEIGHTS: dict[str, Weights] = {}
-_LAYOUTS: dict[str, Layout] = {}
+_LAYOUTS: dict[str, list[Layout]] = {}
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The keys of a file with the shapes of their tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +33,20 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the published files of one backbone family name things."""
+    """One way in which files of a backbone family name things."""
 
-    key_map: KeyMap
-    adapt: Callable[[BackboneConfig, Mapping[str, tuple[int, ...]]], BackboneConfig]
-    """The config that fits a file with these published keys and shapes, where files of one model come in several
-    forms."""
+    name: str
+    """"published", "timm", "hugging_face" or "dense"."""
+    key_map: KeyMap | Callable[[BackboneConfig], KeyMap]
+    """The map, or what makes it of a config where it depends on that."""
+    adapt: Callable[[BackboneConfig, Shapes], BackboneConfig] = lambda config, shapes: config
+    """The config that fits a file with these keys and shapes, where files of one model come in several forms."""
+    recognizes: Callable[[Shapes], bool] = lambda shapes: False
+    """Whether a file with these keys is laid out so; not asked of the first layout of a family."""
+
+    def map_for(self, config: BackboneConfig) -> KeyMap:
+        """The key map of a model of `config`."""
+        return self.key_map if isinstance(self.key_map, KeyMap) else self.key_map(config)
 
 
 def publish(name: str, weights: Weights) -> None:
@@ -59,12 +70,23 @@ def published(name: str) -> Weights | None:
 
 
 def register_layout(kind: str, layout: Layout) -> None:
-    """Register how the published files of the backbone family `kind` are laid out."""
-    _LAYOUTS[kind] = layout
+    """Register a way in which files of the backbone family `kind` are laid out; the first is the one its authors
+    publish."""
+    _LAYOUTS.setdefault(kind, []).append(layout)
 
 
-def layout_of(config: BackboneConfig) -> Layout:
-    """The published layout of a config's family."""
+def layouts_of(config: BackboneConfig) -> tuple[Layout, ...]:
+    """The layouts known for a config's family, the one its authors publish first.
+
+    Raises:
+        ConfigError: if there is none.
+    """
     if config.kind not in _LAYOUTS:
         raise ConfigError(f"no published file layout is known for backbones of kind {config.kind!r}")
-    return _LAYOUTS[config.kind]
+    return tuple(_LAYOUTS[config.kind])
+
+
+def layout_of(config: BackboneConfig, shapes: Shapes | None = None) -> Layout:
+    """The layout of a file with these keys, or the one that the authors of the config's family publish."""
+    first, *others = layouts_of(config)
+    return next((layout for layout in others if shapes is not None and layout.recognizes(shapes)), first)

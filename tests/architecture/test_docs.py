@@ -121,7 +121,7 @@ def _write_what_is_read(source: str) -> None:
         shapes(num_images=1).image(0).save("cat.jpg")
     for name, file in re.findall(r'load\("(\w+)", weights="(.+?)"', source):
         model = leanformer.build(name)
-        torch.save({"model": layout_of(model.config).key_map.to_published(model.state_dict())}, file)
+        torch.save({"model": layout_of(model.config).map_for(model.config).to_published(model.state_dict())}, file)
 
 
 def _find(name: str) -> object:

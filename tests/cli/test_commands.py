@@ -158,7 +158,7 @@ def test_a_published_file_predicts_by_the_number_of_the_class(run, photo, tmp_pa
 
     model = leanformer.build("deit_tiny").eval()
     file = tmp_path / "deit_tiny.pth"
-    torch.save({"model": layout_of(model.config).key_map.to_published(model.state_dict())}, file)
+    torch.save({"model": layout_of(model.config).map_for(model.config).to_published(model.state_dict())}, file)
     best = json.loads(run("predict", "deit_tiny.in1k", photo, "--weights", file, "--json").out)[str(photo)]
     assert (best[0]["class"], best[0]["probability"]) == leanformer.predict(model, photo)[0]
     assert best[0]["class"].isdecimal()

@@ -6,18 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import golden
-import numpy as np
 import pytest
 import torch
+from published import HERE, check_model, check_round_trip, weights_of
 
 import leanformer
 from leanformer.layers.attention import FocusedLinear, SimplifiedLinear
 from leanformer.layers.norm import RepBN
 from leanformer.models import find
 from leanformer.models.swin import SWIN_SOFTMAX, Swin
-from leanformer.zoo.weights import layout_of
 
-HERE = Path(__file__).parent
 SLAB, FLATTEN, SOFTMAX = SimplifiedLinear(), FocusedLinear(), SWIN_SOFTMAX
 slow = pytest.mark.slow
 
@@ -80,35 +78,14 @@ QUICK = {
 PARAMS = [pytest.param(path, id=path, marks=() if path in QUICK else slow) for path in MODELS]
 
 
-def published_weights(meta) -> dict[str, torch.Tensor]:
-    return {key: torch.from_numpy(value) for key, value in golden.state_dict(meta).items()}
-
-
 @pytest.mark.parametrize("path", PARAMS)
 def test_published_weights_give_the_published_outputs_and_gradients(path: str) -> None:
-    meta, expected = golden.load(HERE / f"{path}.npz")
-    model = leanformer.load(MODELS[path], weights=published_weights(meta))
-    assert sum(p.numel() for p in model.parameters()) == meta["num_params"]
-
-    output = model(torch.from_numpy(golden.example_input(meta["input_shape"])))
-    scale = np.abs(expected["output"]).max()
-    np.testing.assert_allclose(output.detach().numpy() / scale, expected["output"] / scale, rtol=0, atol=1e-5)
-
-    output.square().mean().backward()
-    key_map = layout_of(model.config).key_map
-    grads = key_map.to_published({k: p.grad for k, p in model.named_parameters() if p.grad is not None})
-    norms = [grads[key].norm().item() if key in grads else float("nan") for key in meta["params"]]
-    np.testing.assert_allclose(norms, expected["grad_norms"], rtol=1e-3, atol=1e-8 * np.nanmax(expected["grad_norms"]))
+    check_model(path, MODELS[path])
 
 
 @pytest.mark.parametrize("path", [p for p in MODELS if p in QUICK])
 def test_weights_go_back_under_their_published_names_unchanged(path: str) -> None:
-    meta, _ = golden.load(HERE / f"{path}.npz")
-    weights = published_weights(meta)
-    model = leanformer.load(MODELS[path], weights=weights)
-    back = layout_of(model.config).key_map.to_published(model.state_dict())
-    assert set(weights) <= set(back)
-    assert all(torch.equal(back[key], value) for key, value in weights.items())
+    check_round_trip(path, MODELS[path])
 
 
 @pytest.mark.parametrize(
@@ -124,8 +101,8 @@ def test_variants_without_a_golden_file_have_the_published_number_of_parameters(
 def test_a_bare_file_builds_bare_norms_and_a_progressive_file_finished_progressive_ones() -> None:
     bare, _ = golden.load(HERE / "slab/gain0.6/swin_t_prepbn.npz")
     progressive, _ = golden.load(HERE / "slab/gain0.6/swin_t_prepbn_linearnorm.npz")
-    assert isinstance(leanformer.load("swin_tiny_prepbn", weights=published_weights(bare)).config.norms.block, RepBN)
-    model = leanformer.load("swin_tiny_prepbn", weights=published_weights(progressive))
+    assert isinstance(leanformer.load("swin_tiny_prepbn", weights=weights_of(bare)).config.norms.block, RepBN)
+    model = leanformer.load("swin_tiny_prepbn", weights=weights_of(progressive))
     assert model.head.norm.progress.item() == 0.0
     report = leanformer.apply(model, leanformer.FoldNorms())[0]
     assert len(report.details["folded"]) == 29
@@ -133,7 +110,7 @@ def test_a_bare_file_builds_bare_norms_and_a_progressive_file_finished_progressi
 
 def test_a_wrapped_file_loads_like_its_tensors(tmp_path: Path) -> None:
     meta, _ = golden.load(HERE / "flatten/option_swin_LMSS1.npz")
-    weights = published_weights(meta)
+    weights = weights_of(meta)
     torch.save({"model": weights, "epoch": 300, "max_accuracy": 82.1}, tmp_path / "wrapped.pth")
     x = torch.from_numpy(golden.example_input((1, 3, 224, 224)))
     config = MODELS["flatten/option_swin_LMSS1"]

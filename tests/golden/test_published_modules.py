@@ -20,7 +20,8 @@ from leanformer.layers.mlp import MLP
 from leanformer.layers.norm import LayerNorm, PRepBN, RepBN
 from leanformer.layers.region import Window
 from leanformer.layers.site import Site
-from leanformer.zoo.base import VIT, block_rules
+from leanformer.zoo.layouts.common import block_rules
+from leanformer.zoo.layouts.vit import VIT
 
 HERE = Path(__file__).parent
 ATTENTION = KeyMap(*block_rules("block", "block"), name="attention")
@@ -85,7 +86,7 @@ def test_focused_attention_equals_flatten(name: str, attention: FocusedLinear, b
 def test_focused_attention_treats_dead_tokens_like_flatten() -> None:
     meta, arrays = golden.load(HERE / "flatten/module_fla_cswin_dead.npz")
     weights = tensors(golden.state_dict(meta))
-    kernel = FocusedKernel(32, 2, (6, 6))
+    kernel = FocusedKernel(Site(dim=32, num_heads=2, grid=(6, 6)))
     kernel.load_state_dict(
         {
             "scale": weights["scale"],
@@ -97,7 +98,7 @@ def test_focused_attention_treats_dead_tokens_like_flatten() -> None:
     q, k, v = torch.from_numpy(arrays["extra_input"])
     image = v.transpose(1, 2).unflatten(2, (6, 6))
     lepe = torch.nn.functional.conv2d(image, weights["get_v.weight"], weights["get_v.bias"], padding=1, groups=32)
-    close(kernel(q, k, v, (6, 6)) + lepe.flatten(2).transpose(1, 2), arrays["output"])
+    close(kernel(q, k, v, (6, 6), (6, 6)) + lepe.flatten(2).transpose(1, 2), arrays["output"])
 
 
 def test_window_attention_equals_swin() -> None:

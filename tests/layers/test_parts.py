@@ -45,13 +45,13 @@ def test_prefix_tokens_get_no_bias_no_key_position_and_no_local_value() -> None:
     assert torch.equal(moved[:, 0], keys[:, 0])
     torch.testing.assert_close(moved[:, 1:], keys[:, 1:] + position.table)
     local = LocalValues(4, 3, prefix_tokens=1)
-    assert not local(torch.randn(2, 3, 7, 4), (2, 3))[:, :, 0].any()
+    assert not local(torch.randn(2, 3, 7, 4), (2, 3), (2, 3))[:, :, 0].any()
 
 
 def test_local_values_are_one_depthwise_convolution_for_all_heads() -> None:
     local = LocalValues(4, 5)
     v = torch.randn(2, 3, 7 * 9, 4)
-    out = local(v, (7, 9))
+    out = local(v, (7, 9), (7, 9))
     for head in range(3):
         image = v[:, head].transpose(1, 2).reshape(2, 4, 7, 9)
         torch.testing.assert_close(out[:, head].transpose(1, 2).reshape(2, 4, 7, 9), local.conv(image))

@@ -26,7 +26,7 @@ def nano():
 @pytest.fixture
 def published_file(nano, tmp_path):
     path = tmp_path / "published.safetensors"
-    files.write_safetensors(path, layout_of(nano.config).key_map.to_published(nano.state_dict()))
+    files.write_safetensors(path, layout_of(nano.config).map_for(nano.config).to_published(nano.state_dict()))
     return path
 
 

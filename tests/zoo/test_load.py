@@ -16,7 +16,8 @@ from leanformer.zoo.weights import layout_of, published
 
 def file_of(name: str, **extra: torch.Tensor) -> dict[str, torch.Tensor]:
     """What a published file of a model holds, with zeros for weights."""
-    shapes = published_shapes(leanformer.models.find(name))
+    config = leanformer.models.find(name)
+    shapes = published_shapes(config, layout_of(config))
     return {**{key: torch.zeros(shape) for key, shape in shapes.items()}, **extra}
 
 
@@ -121,8 +122,8 @@ def test_every_published_model_maps_to_published_names_and_back(name: str) -> No
     config = leanformer.models.find(name)
     with torch.device("meta"):
         ours = leanformer.ImageClassifier(config).state_dict()
-    key_map = layout_of(config).key_map
-    shapes = published_shapes(config)
+    key_map = layout_of(config).map_for(config)
+    shapes = published_shapes(config, layout_of(config))
     renamed = key_map.rename(shapes)
     assert sorted(key for keys in renamed.values() for key in keys) == sorted(
         key for key in ours if not key.endswith((".progress", ".num_batches_tracked"))

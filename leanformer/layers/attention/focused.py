@@ -4,6 +4,8 @@ matrix."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +28,9 @@ class FocusedLinear(KernelAttention):
     """Exponent of the focusing map; the paper's p."""
     local_kernel: int = 5
     """Side of the depthwise convolution on the values, odd."""
+    normalizer: Literal["mean", "sum"] = "mean"
+    """Whether 1e-6 guards the mean weight over the keys, as in the published code since May 2024, or their sum, as when
+    the published weights were trained. Keys and shapes are the same; only tokens without active features differ."""
 
     def __post_init__(self) -> None:
         if self.local_kernel < 1 or self.local_kernel % 2 == 0:
@@ -35,27 +40,30 @@ class FocusedLinear(KernelAttention):
 
     def kernel(self, site: Site) -> Kernel:
         """The kernel for this place."""
-        return FocusedKernel(site.dim, site.num_heads, site.grid, site.prefix_tokens, self.power, self.local_kernel)
+        return FocusedKernel(site, self.power, self.local_kernel, self.normalizer)
 
 
 class FocusedKernel(LinearKernel):
-    """phi(q) (phi(k)^T v), normalised by the mean weight, plus the local term."""
+    """phi(q) (phi(k)^T v), normalised by the weights' mean or sum, plus the local term."""
 
     def __init__(
-        self, dim: int, num_heads: int, grid: Grid, prefix_tokens: int = 0, power: int = 3, local_kernel: int = 5
+        self, site: Site, power: int = 3, local_kernel: int = 5, normalizer: Literal["mean", "sum"] = "mean"
     ) -> None:
-        super().__init__(dim, num_heads, grid, prefix_tokens, local_kernel)
+        super().__init__(site, local_kernel)
         self.power = power
-        self.scale = nn.Parameter(torch.zeros(1, 1, dim))
+        self.normalizer = normalizer
+        self.scale = nn.Parameter(torch.zeros(1, 1, site.width))
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
-        """Attend: q, k and v are (B, N, C), the result is (B, N, C)."""
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, key_grid: Grid, mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend: q is (B, N, C), k and v are (B, M, C), the result is (B, N, C)."""
         assert mask is None, "a linear kernel cannot leave out pairs of tokens"
-        q, k = self._features(q), self._features(self.key_position.add_to(k, grid))
+        q, k = self._features(q), self._features(self.key_position.add_to(k, key_grid))
         q, k, v = (ops.split_heads(t, self.num_heads) for t in (q, k, v))  # (B, h, N, d)
-        # parity: the published normaliser adds 1e-6 to the mean over keys, which is M times that to their sum.
-        out = ops.linear_attention(q, k, v, eps=EPS * k.shape[-2])
-        return ops.merge_heads(out + self.local(v, grid))
+        # parity: 1e-6 added to the mean over M keys is M times that added to their sum.
+        out = ops.linear_attention(q, k, v, eps=EPS * k.shape[-2] if self.normalizer == "mean" else EPS)
+        return ops.merge_heads(out + self.local(v, grid, key_grid))
 
     def _features(self, x: Tensor) -> Tensor:
         return ops.focused_map((x.relu().float() + EPS) / F.softplus(self.scale.float()), self.power)

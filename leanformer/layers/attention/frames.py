@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leanformer.layers.site import Grid, Kernel, Site, TokenMixer
+from leanformer import ops
+from leanformer.errors import ConfigError
+from leanformer.layers.conv import DepthwiseConv
+from leanformer.layers.site import Grid, Kernel, NormSite, Site, TokenMixer
 
 
 class AttentionConfig:
@@ -17,7 +21,11 @@ class AttentionConfig:
     """Whether the attention can leave out pairs of tokens, as shifted windows ask."""
 
     def build(self, site: Site) -> TokenMixer:
-        """The mixer for this place."""
+        """The mixer for this place.
+
+        Raises:
+            ConfigError: if the attention cannot work there.
+        """
         raise NotImplementedError
 
 
@@ -30,17 +38,39 @@ class KernelAttention(AttentionConfig):
 
     def build(self, site: Site) -> TokenMixer:
         """The kernel in the frame that the site asks for."""
-        return SelfAttention(site.dim, self.kernel(site), site.qkv_bias)
+        frame = SelfAttention if site.reduction is None else ReducedAttention
+        return frame(site, self.kernel(site))
 
 
-class SelfAttention(nn.Module):
+class Frame(nn.Module):
+    """What frames share: the kernel, a local position on the values, and the output projection."""
+
+    def __init__(self, site: Site, kernel: Kernel) -> None:
+        super().__init__()
+        if site.width % site.num_heads:
+            raise ConfigError(f"{site.width} channels are not divisible by num_heads {site.num_heads}")
+        self.kernel = kernel
+        self.value_position = DepthwiseConv(site.width, 3) if site.value_position else None
+        self.proj = nn.Linear(site.width, site.width) if site.out_proj else None
+
+    def describe(self) -> str:
+        """What users call it."""
+        return type(self.kernel).__name__.removesuffix("Kernel")
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, key_grid: Grid, mask: Tensor | None) -> Tensor:
+        """The kernel's result with what follows it, (B, N, C_out)."""
+        out = self.kernel(q, k, v, grid, key_grid) if mask is None else self.kernel(q, k, v, grid, key_grid, mask)
+        if self.value_position is not None:
+            out = out + self.value_position(v, key_grid)
+        return out if self.proj is None else self.proj(out)
+
+
+class SelfAttention(Frame):
     """One fused projection to queries, keys and values, a kernel, and the output projection."""
 
-    def __init__(self, dim: int, kernel: Kernel, qkv_bias: bool = True) -> None:
-        super().__init__()
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.kernel = kernel
-        self.proj = nn.Linear(dim, dim)
+    def __init__(self, site: Site, kernel: Kernel) -> None:
+        super().__init__(site, kernel)
+        self.qkv = nn.Linear(site.dim, 3 * site.width, bias=site.qkv_bias)
 
     def entry_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
         """The layers that read x first."""
@@ -49,5 +79,51 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """Mix x, (B, N, C), the tokens of a map of size `grid` (prefix tokens in front)."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        out = self.kernel(q, k, v, grid) if mask is None else self.kernel(q, k, v, grid, mask)
-        return self.proj(out)
+        return self.attend(q, k, v, grid, grid, mask)
+
+
+class ReducedAttention(Frame):
+    """Queries from the map, keys and values from a coarser one (spatial reduction, PVT,
+    https://arxiv.org/abs/2102.12122, section 3.3; pooled in linear PVTv2, https://arxiv.org/abs/2106.13797)."""
+
+    def __init__(self, site: Site, kernel: Kernel) -> None:
+        super().__init__(site, kernel)
+        assert site.reduction is not None and not site.value_position
+        self.reduction = site.reduction
+        reduces = self.reduction.pool is not None or self.reduction.stride > 1
+        if reduces and site.prefix_tokens:
+            raise ConfigError("class tokens have no place on a map that is reduced; reduce with stride 1 there")
+        if min(site.key_grid) < 1:
+            raise ConfigError(
+                f"a map of {site.grid[0]} x {site.grid[1]} cannot be reduced by {self.reduction.stride}; take larger "
+                "images or smaller reductions"
+            )
+        self.q = nn.Linear(site.dim, site.width, bias=site.qkv_bias)
+        self.kv = nn.Linear(site.dim, 2 * site.width, bias=site.qkv_bias)
+        side = 1 if self.reduction.pool else self.reduction.stride
+        self.reduce = nn.Conv2d(site.dim, site.dim, side, stride=side) if reduces else None
+        self.norm = self.reduction.norm.build(site.dim) if reduces else None
+
+    def entry_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
+        """The layers that read x first."""
+        return self.q, self.kv if self.reduce is None else self.reduce
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        """The norm behind the reducing convolution."""
+        return () if self.norm is None else (NormSite(owner=self, attribute="norm", before=self.reduce),)
+
+    def forward(self, x: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
+        """Mix x, (B, N, C), the tokens of a map of size `grid`."""
+        assert mask is None, "masks are between tokens of one map"
+        y, key_grid = self._coarser(x, grid)
+        k, v = self.kv(y).chunk(2, dim=-1)
+        return self.attend(self.q(x), k, v, grid, key_grid, None)
+
+    def _coarser(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        if self.reduce is None or self.norm is None:
+            return x, grid
+        image = ops.to_map(x, grid)
+        if self.reduction.pool:
+            image = F.adaptive_avg_pool2d(image, self.reduction.pool)
+        y = self.norm(ops.to_tokens(self.reduce(image)))
+        return (F.gelu(y) if self.reduction.pool else y), self.reduction.grid(grid)

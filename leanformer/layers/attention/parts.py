@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leanformer.layers.position import LearnedPosition
-from leanformer.layers.site import Grid
+from leanformer.layers.site import Grid, Site
 
 
 class LocalValues(nn.Module):
     """A depthwise convolution on the values, one set of kernels for all heads: the local detail that a linear kernel
     averages away.
 
+    Values of a coarser map are first interpolated, linearly along the sequence of tokens as SLAB and FLatten do it.
     Prefix tokens have no place on the map and get nothing.
     """
 
@@ -21,10 +22,15 @@ class LocalValues(nn.Module):
         self.prefix_tokens = prefix_tokens
         self.conv = nn.Conv2d(head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim)
 
-    def forward(self, v: Tensor, grid: Grid) -> Tensor:
-        """(B, h, prefix + H W, d) to the same shape."""
+    def forward(self, v: Tensor, grid: Grid, key_grid: Grid) -> Tensor:
+        """Values (B, h, prefix + M, d) of a map of size `key_grid` to (B, h, prefix + N, d) of one of size `grid`."""
         batch, num_heads, _, head_dim = v.shape
         places = v[:, :, self.prefix_tokens :]
+        if key_grid != grid:
+            # parity: along the sequence, not on the map, so that the end of a row mixes with the start of the next.
+            sequence = places.flatten(0, 1).transpose(1, 2)  # (B h, d, M)
+            sequence = F.interpolate(sequence, size=grid[0] * grid[1], mode="linear", align_corners=False)
+            places = sequence.transpose(1, 2)
         image = places.reshape(batch * num_heads, *grid, head_dim).permute(0, 3, 1, 2)
         out = self.conv(image).permute(0, 2, 3, 1).reshape(batch, num_heads, grid[0] * grid[1], head_dim)
         return F.pad(out, (0, 0, self.prefix_tokens, 0)) if self.prefix_tokens else out
@@ -46,12 +52,12 @@ class KeyPosition(LearnedPosition):
 class LinearKernel(nn.Module):
     """What linear kernels share: a position on the keys, a local term on the values, no masks, and their cost."""
 
-    def __init__(self, dim: int, num_heads: int, grid: Grid, prefix_tokens: int = 0, local_kernel: int = 5) -> None:
+    def __init__(self, site: Site, local_kernel: int = 5) -> None:
         super().__init__()
-        self.dim = dim
-        self.num_heads = num_heads
-        self.key_position = KeyPosition(dim, grid, prefix_tokens)
-        self.local = LocalValues(dim // num_heads, local_kernel, prefix_tokens)
+        self.dim = site.width
+        self.num_heads = site.num_heads
+        self.key_position = KeyPosition(site.width, site.key_grid, site.prefix_tokens)
+        self.local = LocalValues(site.width // site.num_heads, local_kernel, site.prefix_tokens)
 
     def macs(self, num_queries: int, num_keys: int) -> int:
         """Multiply-accumulates of the linear attention, without the convolution."""

@@ -26,15 +26,17 @@ class SimplifiedLinear(KernelAttention):
 
     def kernel(self, site: Site) -> Kernel:
         """The kernel for this place."""
-        return SimplifiedKernel(site.dim, site.num_heads, site.grid, site.prefix_tokens, self.local_kernel)
+        return SimplifiedKernel(site, self.local_kernel)
 
 
 class SimplifiedKernel(LinearKernel):
     """relu(q) (relu(k + p)^T v), normalised by the sum of weights, plus the local term."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
-        """Attend: q, k and v are (B, N, C), the result is (B, N, C)."""
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, key_grid: Grid, mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend: q is (B, N, C), k and v are (B, M, C), the result is (B, N, C)."""
         assert mask is None, "a linear kernel cannot leave out pairs of tokens"
-        k = self.key_position.add_to(k, grid)
+        k = self.key_position.add_to(k, key_grid)
         q, k, v = (ops.split_heads(t, self.num_heads) for t in (q.relu(), k.relu(), v))  # (B, h, N, d)
-        return ops.merge_heads(ops.linear_attention(q, k, v, eps=1e-6) + self.local(v, grid))
+        return ops.merge_heads(ops.linear_attention(q, k, v, eps=1e-6) + self.local(v, grid, key_grid))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from leanformer import ops
 from leanformer.config import register_config
+from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
 from leanformer.layers.position import RelativePositionBias
 from leanformer.layers.site import Grid, Kernel, Site
@@ -23,8 +24,10 @@ class Softmax(KernelAttention):
 
     def kernel(self, site: Site) -> Kernel:
         """The kernel for this place."""
+        if self.relative_position and site.key_grid != site.grid:
+            raise ConfigError("a relative position needs keys on the map of the queries, not on a reduced one")
         bias = RelativePositionBias(site.grid, site.num_heads, site.prefix_tokens) if self.relative_position else None
-        return SoftmaxKernel(site.dim, site.num_heads, bias)
+        return SoftmaxKernel(site.width, site.num_heads, bias)
 
 
 class SoftmaxKernel(nn.Module):
@@ -40,8 +43,11 @@ class SoftmaxKernel(nn.Module):
         """Multiply-accumulates of q k^T and of the weighted sum of values."""
         return 2 * num_queries * num_keys * self.dim
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
-        """Attend: q, k and v are (B, N, C), `mask` is (W, N, N) for W windows per image; the result is (B, N, C)."""
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, key_grid: Grid, mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend: q is (B, N, C), k and v are (B, M, C), `mask` is (W, N, M) for W windows per image; the result is
+        (B, N, C)."""
         q, k, v = (ops.split_heads(t, self.num_heads) for t in (q, k, v))
         bias = None if self.bias is None else self.bias(grid).to(q.dtype)
         return ops.merge_heads(ops.softmax_attention(q, k, v, bias=bias, mask=mask))

@@ -1,0 +1,31 @@
+"""Convolutions on the map behind tokens."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from leanformer import ops
+from leanformer.layers.site import Grid
+
+
+class DepthwiseConv(nn.Conv2d):
+    """One kernel for each channel, on tokens: (B, H W, C) to the same shape, zeros around the map."""
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:  # type: ignore[override]
+        """Convolve the tokens of a map of size `grid`."""
+        return ops.to_tokens(super().forward(ops.to_map(x, grid)))
+
+
+class ConvPosition(DepthwiseConv):
+    """x plus its depthwise convolution: a position that depends on the neighbourhood and fits every map
+    (https://arxiv.org/abs/2102.10882)."""
+
+    def __init__(self, dim: int, kernel_size: int = 3) -> None:
+        super().__init__(dim, kernel_size)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:  # type: ignore[override]
+        """(B, H W, C) to the same shape."""
+        return x + super().forward(x, grid)

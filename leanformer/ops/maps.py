@@ -1,0 +1,15 @@
+"""Tokens as images and back, without copying: an image made of tokens is in channels-last order."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def to_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens (B, H W, C) in row-major order as an image (B, C, H, W)."""
+    return x.transpose(1, 2).unflatten(2, grid)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """An image (B, C, H, W) as tokens (B, H W, C)."""
+    return x.flatten(2).transpose(1, 2)

@@ -1,0 +1,9 @@
+"""How published files name things: one file for each backbone family, which registers the layouts that exist of it.
+
+The first layout of a family is the one its authors publish; SLAB's and FLatten's files extend it with keys of their own
+(`dwc`, `positional_encoding`, `scale`) and other norms under the same places.
+"""
+
+from leanformer.zoo.layouts import swin, vit
+
+__all__ = ["swin", "vit"]
