@@ -14,8 +14,10 @@ from leanformer.zoo.weights import Layout, Shapes, layout_of
 _COUNTERS = tuple(f".{name}" for name in (*COUNTERS, "warm", "iter", "total_step"))
 
 
-def published_shapes(config: BackboneConfig, layout: Layout) -> dict[str, tuple[int, ...]]:
-    """The keys of a model in a file of this layout and their shapes, counters left out."""
+def published_shapes(config: BackboneConfig, layout: Layout | None = None) -> dict[str, tuple[int, ...]]:
+    """The keys of a model in a file of this layout (None: the one its authors publish) and their shapes, counters left
+    out."""
+    layout = layout or layout_of(config)
     with torch.device("meta"):
         state = ImageClassifier(config).state_dict()
     values = {key: value for key, value in state.items() if not key.endswith(_COUNTERS)}
