@@ -14,7 +14,7 @@ from leanformer import ops
 from leanformer.config import register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
-from leanformer.layers.attention.parts import LinearKernel
+from leanformer.layers.attention.parts import LocalLinearKernel
 from leanformer.layers.site import Grid, Kernel, Site
 
 EPS = 1e-6
@@ -43,7 +43,7 @@ class FocusedLinear(KernelAttention):
         return FocusedKernel(site, self.power, self.local_kernel, self.normalizer)
 
 
-class FocusedKernel(LinearKernel):
+class FocusedKernel(LocalLinearKernel):
     """phi(q) (phi(k)^T v), normalised by the weights' mean or sum, plus the local term."""
 
     def __init__(

@@ -50,15 +50,22 @@ class KeyPosition(LearnedPosition):
 
 
 class LinearKernel(nn.Module):
-    """What linear kernels share: a position on the keys, a local term on the values, no masks, and their cost."""
+    """What all linear kernels share: heads, and their cost."""
 
-    def __init__(self, site: Site, local_kernel: int = 5) -> None:
+    def __init__(self, site: Site) -> None:
         super().__init__()
         self.dim = site.width
         self.num_heads = site.num_heads
-        self.key_position = KeyPosition(site.width, site.key_grid, site.prefix_tokens)
-        self.local = LocalValues(site.width // site.num_heads, local_kernel, site.prefix_tokens)
 
     def macs(self, num_queries: int, num_keys: int) -> int:
-        """Multiply-accumulates of the linear attention, without the convolution."""
+        """Multiply-accumulates of the linear attention, without convolutions."""
         return self.dim // self.num_heads * self.dim * (num_queries + num_keys) + num_queries * self.dim
+
+
+class LocalLinearKernel(LinearKernel):
+    """A linear kernel with a learned position on the keys and a local term on the values."""
+
+    def __init__(self, site: Site, local_kernel: int = 5) -> None:
+        super().__init__(site)
+        self.key_position = KeyPosition(site.width, site.key_grid, site.prefix_tokens)
+        self.local = LocalValues(site.width // site.num_heads, local_kernel, site.prefix_tokens)

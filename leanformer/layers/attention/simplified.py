@@ -9,7 +9,7 @@ from leanformer import ops
 from leanformer.config import register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
-from leanformer.layers.attention.parts import LinearKernel
+from leanformer.layers.attention.parts import LocalLinearKernel
 from leanformer.layers.site import Grid, Kernel, Site
 
 
@@ -29,7 +29,7 @@ class SimplifiedLinear(KernelAttention):
         return SimplifiedKernel(site, self.local_kernel)
 
 
-class SimplifiedKernel(LinearKernel):
+class SimplifiedKernel(LocalLinearKernel):
     """relu(q) (relu(k + p)^T v), normalised by the sum of weights, plus the local term."""
 
     def forward(
