@@ -1,8 +1,9 @@
 """The attentions that exist, one file each: a config that users name, and the kernel it builds."""
 
+from leanformer.layers.attention.elu import EluLinear
 from leanformer.layers.attention.focused import FocusedLinear
 from leanformer.layers.attention.frames import AttentionConfig
 from leanformer.layers.attention.simplified import SimplifiedLinear
 from leanformer.layers.attention.softmax import Softmax
 
-__all__ = ["AttentionConfig", "FocusedLinear", "SimplifiedLinear", "Softmax"]
+__all__ = ["AttentionConfig", "EluLinear", "FocusedLinear", "SimplifiedLinear", "Softmax"]
