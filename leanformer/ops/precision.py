@@ -1,12 +1,13 @@
-"""Full float32 arithmetic for a while, where outputs are compared rather than made fast."""
+"""Arithmetic of a chosen precision for a while."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -21,3 +22,10 @@ def full_float32() -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, conv.allow_tf32 = before
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Keep the dtypes that the code says on the device of `x`, also where autocast would lower them."""
+    kind = x.device.type
+    active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if active else nullcontext()
