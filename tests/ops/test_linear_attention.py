@@ -32,6 +32,21 @@ def test_it_equals_the_quadratic_form_with_gradients(num_queries: int, num_keys:
         torch.testing.assert_close(actual, wanted, rtol=1e-3, atol=1e-4)
 
 
+def test_the_denominator_has_a_floor_below_which_it_gets_no_gradient() -> None:
+    q, k, v = (
+        t.requires_grad_() for t in (features(2, 2, 9, 4), features(2, 2, 21, 4, seed=1), torch.randn(2, 2, 21, 4))
+    )
+    weights = q.double() @ k.double().transpose(-2, -1)
+    denominator = weights.sum(-1, keepdim=True)
+    floor = 1.001 * denominator.median().item()
+    expected = (weights @ v.double()) / torch.where(denominator < floor, floor, denominator)
+    out = ops.linear_attention(q, k, v, floor=floor)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
+    wanted = torch.autograd.grad(expected.square().sum(), (q, k, v))
+    for actual, grad in zip(torch.autograd.grad(out.square().sum(), (q, k, v)), wanted, strict=True):
+        torch.testing.assert_close(actual, grad, rtol=1e-3, atol=1e-4)
+
+
 def test_a_dead_query_gets_exactly_zero() -> None:
     q, k, v = torch.zeros(1, 1, 3, 4), features(1, 1, 5, 4), torch.randn(1, 1, 5, 4)
     assert not ops.linear_attention(q, k, v, eps=1e-6).any()

@@ -4,7 +4,16 @@ from leanformer.layers.attention.elu import EluLinear
 from leanformer.layers.attention.focused import FocusedLinear
 from leanformer.layers.attention.frames import AttentionConfig
 from leanformer.layers.attention.multi_scale import MultiScaleLinear
+from leanformer.layers.attention.normalized import NormalizedLinear
 from leanformer.layers.attention.simplified import SimplifiedLinear
 from leanformer.layers.attention.softmax import Softmax
 
-__all__ = ["AttentionConfig", "EluLinear", "FocusedLinear", "MultiScaleLinear", "SimplifiedLinear", "Softmax"]
+__all__ = [
+    "AttentionConfig",
+    "EluLinear",
+    "FocusedLinear",
+    "MultiScaleLinear",
+    "NormalizedLinear",
+    "SimplifiedLinear",
+    "Softmax",
+]
