@@ -1,5 +1,6 @@
 """Functions on tensors: no parameters, no modules, no configs. Each piece of arithmetic has its one reference here."""
 
+from leanformer.ops.additive_attention import additive_attention, unit_length
 from leanformer.ops.attention import softmax_attention
 from leanformer.ops.feature_maps import focused_map
 from leanformer.ops.heads import merge_heads, split_heads
@@ -9,6 +10,7 @@ from leanformer.ops.precision import full_float32
 from leanformer.ops.regions import join_windows, pad_to_multiple, shifted_window_mask, split_windows
 
 __all__ = [
+    "additive_attention",
     "focused_map",
     "full_float32",
     "join_windows",
@@ -21,4 +23,5 @@ __all__ = [
     "split_windows",
     "to_map",
     "to_tokens",
+    "unit_length",
 ]
