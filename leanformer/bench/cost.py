@@ -1,8 +1,8 @@
 """What a model costs on paper: parameters and multiply-accumulates, counted from its modules.
 
 Counting operators would miss attention: torch's FLOP counter sees nothing inside the fused CPU kernel. So each
-attention kernel declares its own `macs(num_queries, num_keys)`, and linear layers and convolutions follow from their
-weights.
+attention kernel declares its own `macs(num_queries, num_keys)`, each mixer without a kernel its `macs(num_tokens)`, and
+linear layers and convolutions follow from their weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Cost:
     linear_macs: int
     conv_macs: int
     attention_macs: int
-    """Of the attention kernels alone: neither projections nor convolutions on the values."""
+    """Of the attention alone: neither projections nor convolutions on the values."""
 
     @property
     def macs(self) -> int:
@@ -49,7 +49,7 @@ def count_cost(model: nn.Module, image_size: int | tuple[int, int]) -> Cost:
         elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
             module.register_forward_hook(_adder(counts, "conv_macs", _conv_macs))
         elif hasattr(module, "macs"):
-            module.register_forward_hook(_adder(counts, "attention_macs", _kernel_macs))
+            module.register_forward_hook(_adder(counts, "attention_macs", _attention_macs))
     first = next(model.parameters(), torch.empty(0))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         twin(torch.zeros(1, 3, height, width, device=first.device, dtype=first.dtype))
@@ -73,6 +73,8 @@ def _conv_macs(layer: nn.Conv1d | nn.Conv2d, args: tuple[Any, ...], out: Tensor)
     return out.numel() // layer.out_channels * layer.weight.numel()
 
 
-def _kernel_macs(kernel: Any, args: tuple[Any, ...], out: Tensor) -> int:
-    q, k = args[0], args[1]  # (B, N, C) and (B, M, C), B counting windows as well
-    return q.shape[0] * kernel.macs(q.shape[1], k.shape[1])
+def _attention_macs(module: Any, args: tuple[Any, ...], out: Tensor) -> int:
+    """Of a kernel, called with (q, k, ...), or of a mixer without one, called with (x, grid, ...)."""
+    x, other = args[0], args[1]  # (B, N, C) and a kernel's (B, M, C), B counting windows as well
+    count = module.macs(x.shape[1], other.shape[1]) if isinstance(other, Tensor) else module.macs(x.shape[1])
+    return x.shape[0] * count

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from leanformer.bench.cost import count_cost
-from leanformer.layers.attention import FocusedLinear, SimplifiedLinear
+from leanformer.layers.attention import Additive, FocusedLinear, SimplifiedLinear
 from leanformer.models import ImageClassifier
 from leanformer.zoo import find
 
@@ -69,7 +69,7 @@ def test_large_images_cost_no_memory_to_count():
     assert count_cost(Small(), 1 << 14).macs > 1e10
 
 
-@pytest.mark.parametrize("attention", [None, SimplifiedLinear(), FocusedLinear()], ids=str)
+@pytest.mark.parametrize("attention", [None, SimplifiedLinear(), FocusedLinear(), Additive()], ids=str)
 @pytest.mark.parametrize("name", ["deit_tiny", "swin_tiny"])
 def test_the_count_is_that_of_an_independent_counter(name, attention):
     config = replace(find(name), image_size=64)
