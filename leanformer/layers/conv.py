@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leanformer import ops
@@ -21,11 +22,17 @@ class DepthwiseConv(nn.Conv2d):
 
 class ConvPosition(DepthwiseConv):
     """x plus its depthwise convolution: a position that depends on the neighbourhood and fits every map
-    (https://arxiv.org/abs/2102.10882)."""
+    (https://arxiv.org/abs/2102.10882).
 
-    def __init__(self, dim: int, kernel_size: int = 3) -> None:
+    Args:
+        gelu: whether GELU follows the convolution.
+    """
+
+    def __init__(self, dim: int, kernel_size: int = 3, *, gelu: bool = False) -> None:
         super().__init__(dim, kernel_size)
+        self.gelu = gelu
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:  # type: ignore[override]
         """(B, H W, C) to the same shape."""
-        return x + super().forward(x, grid)
+        added = super().forward(x, grid)
+        return x + (F.gelu(added) if self.gelu else added)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -78,6 +79,59 @@ class ConvStem(nn.Module):
         for conv, bn in zip(self.convs, self.bns, strict=True):
             x = F.gelu(bn(conv(x)))
         return _to_tokens(self.proj(x), self.norm)
+
+
+class ReluStem(nn.Module):
+    """Convolutions with batch norm and ReLU between them; what follows the last is the backbone's own norm.
+
+    Args:
+        convs: in order; their strides multiply to the patch size.
+        last_bn: whether the last convolution is batch-normalised too.
+    """
+
+    def __init__(self, convs: Sequence[nn.Conv2d], norm: nn.Module, *, last_bn: bool) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+        self.bns = nn.ModuleList(nn.BatchNorm2d(conv.out_channels) for conv in convs[: None if last_bn else -1])
+        self.norm = norm
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        """The batch norms behind the convolutions, and the norm behind all."""
+        inner = (NormSite(owner=self.bns, attribute=str(i), before=self.convs[i]) for i in range(len(self.bns)))
+        return (*inner, NormSite(owner=self, attribute="norm", before=self.convs[-1]))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """(B, 3, H, W) to tokens (B, H/p W/p, C) and their grid."""
+        x = images
+        for index, conv in enumerate(self.convs):
+            x = conv(x if index == 0 else x.relu())
+            x = self.bns[index](x) if index < len(self.bns) else x
+        return _to_tokens(x, self.norm)
+
+
+class NormedDownsample(nn.Module):
+    """A norm, then a strided convolution of the map; odd sides are padded between the two."""
+
+    pad: Tensor | None
+
+    def __init__(self, dim: int, dim_out: int, norm: nn.Module, *, kernel_size: int = 2, padding: int = 0) -> None:
+        super().__init__()
+        self.norm = norm
+        self.proj = nn.Conv2d(dim, dim_out, kernel_size, stride=2, padding=padding)
+        self.register_buffer("pad", None)
+
+    def set_padding(self, value: Tensor) -> None:
+        """Pad with the vector `value`, (C,), in place of zeros."""
+        self.pad = value
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        """The norm in front of the convolution."""
+        return (NormSite(owner=self, attribute="norm", after=(self.proj,), paddings=(self,)),)
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """(B, H W, C) to the tokens of the coarser map, (B, H/2 W/2, C_out), and its grid."""
+        x = ops.pad_to_multiple(self.norm(x).unflatten(1, grid), (2, 2), self.pad)
+        return _to_tokens(self.proj(x.permute(0, 3, 1, 2)), None)
 
 
 class ConvDownsample(nn.Module):

@@ -5,7 +5,7 @@ from leanformer.ops.attention import softmax_attention
 from leanformer.ops.feature_maps import focused_map
 from leanformer.ops.heads import merge_heads, split_heads
 from leanformer.ops.linear_attention import linear_attention
-from leanformer.ops.maps import to_map, to_tokens
+from leanformer.ops.maps import pad_image, to_map, to_tokens
 from leanformer.ops.precision import full_float32
 from leanformer.ops.regions import join_windows, pad_to_multiple, shifted_window_mask, split_windows
 
@@ -16,6 +16,7 @@ __all__ = [
     "join_windows",
     "linear_attention",
     "merge_heads",
+    "pad_image",
     "pad_to_multiple",
     "shifted_window_mask",
     "softmax_attention",

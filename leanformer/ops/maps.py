@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -13,3 +14,9 @@ def to_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
 def to_tokens(x: Tensor) -> Tensor:
     """An image (B, C, H, W) as tokens (B, H W, C)."""
     return x.flatten(2).transpose(1, 2)
+
+
+def pad_image(image: Tensor, multiple: int) -> Tensor:
+    """(B, C, H, W) with zeros at the bottom and right until both sides are multiples of `multiple`."""
+    below, right = -image.shape[2] % multiple, -image.shape[3] % multiple
+    return F.pad(image, (0, right, 0, below)) if below or right else image

@@ -1,0 +1,33 @@
+"""Local parts of blocks: convolutions that return the detail around a token which linear attention averages away."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leanformer.layers.conv import DepthwiseConv
+from leanformer.layers.norm import TokenBatchNorm
+from leanformer.layers.site import Grid, NormSite
+
+
+class LocalConcentration(nn.Module):
+    """Two depthwise convolutions with GELU and batch norm between them: the body of L2ViT's branch behind global
+    attention (https://arxiv.org/abs/2501.16182)."""
+
+    def __init__(self, dim: int, kernel_size: int = 7) -> None:
+        super().__init__()
+        self.conv1 = DepthwiseConv(dim, kernel_size)
+        self.bn = TokenBatchNorm(dim)
+        self.conv2 = DepthwiseConv(dim, kernel_size)
+
+    def entry_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
+        """The layers that read x first."""
+        return (self.conv1,)
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        """The batch norm between GELU and a convolution that pads with zeros: it folds into neither."""
+        return (NormSite(owner=self, attribute="bn", after=(self.conv2,)),)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, H W, C) to the same shape."""
+        return self.conv2(self.bn(F.gelu(self.conv1(x, grid))), grid)
