@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leanformer.layers.conv import DepthwiseConv
-from leanformer.layers.norm import TokenBatchNorm
+from leanformer.layers.mlp import MLP
+from leanformer.layers.norm import NormConfig, TokenBatchNorm
 from leanformer.layers.site import Grid, NormSite
 
 
@@ -31,3 +32,26 @@ class LocalConcentration(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, H W, C) to the same shape."""
         return self.conv2(self.bn(F.gelu(self.conv1(x, grid))), grid)
+
+
+class LocalMLP(nn.Module):
+    """A depthwise convolution, a norm, then an MLP on each token: the convolutional encoder of SwiftFormer
+    (https://arxiv.org/abs/2303.15446, section 3.2), and with `hidden_dim` equal to `dim` its local representation."""
+
+    def __init__(self, dim: int, hidden_dim: int, norm: NormConfig, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.conv = DepthwiseConv(dim, kernel_size)
+        self.norm = norm.build(dim)
+        self.mlp = MLP(dim, hidden_dim)
+
+    def entry_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
+        """The layers that read x first."""
+        return (self.conv,)
+
+    def norm_sites(self) -> tuple[NormSite, ...]:
+        """The norm behind the convolution."""
+        return (NormSite(owner=self, attribute="norm", before=self.conv),)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, H W, C) to the same shape."""
+        return self.mlp(self.norm(self.conv(x, grid)), grid)
