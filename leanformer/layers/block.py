@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from leanformer.layers.branch import Branch, LayerScale
 from leanformer.layers.norm import NormConfig
+from leanformer.layers.recompute import recompute
 from leanformer.layers.region import Window
 from leanformer.layers.site import Grid, TokenMixer
 
@@ -48,12 +49,22 @@ class Block(nn.Module):
 
 
 class BlockSequence(nn.ModuleList):
-    """Blocks run one after the other on a map of one size."""
+    """Blocks run one after the other on a map of one size.
+
+    Attributes:
+        checkpointing: compute each block a second time in the backward pass, which saves the memory between its ends.
+    """
+
+    checkpointing = False
+
+    def run(self, block: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+        """(B, N, C) to (B, N, C) through one of the blocks."""
+        return recompute(block, x, grid) if self.checkpointing else block(x, grid)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, N, C) to (B, N, C)."""
         for block in self:
-            x = block(x, grid)
+            x = self.run(block, x, grid)
         return x
 
 
@@ -79,12 +90,17 @@ class Stage(nn.Module):
         self.blocks = BlockSequence(blocks)
         self.norm = norm
 
-    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """Tokens (B, N, C) of the map before to those of this stage's map, and its grid."""
+    def enter(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """Tokens (B, N, C) of the map before to those that the first block reads, and their grid."""
         if self.downsample is not None:
             x, grid = self.downsample(x, grid)
         if self.position is not None:
             x = x + self.position(grid)
+        return x, grid
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """Tokens (B, N, C) of the map before to those of this stage's map, and its grid."""
+        x, grid = self.enter(x, grid)
         x = self.blocks(x, grid)
         return (x if self.norm is None else self.norm(x)), grid
 

@@ -49,13 +49,24 @@ class ClassifierHead(nn.Module):
         """The norm in front of the classifier; pooling lies between, and commutes with a folded norm."""
         return () if self.norm is None else (NormSite(owner=self, attribute="norm", after=self.classifiers()),)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, N, C) to (B, num_classes); to a pair of them while training with `separate`."""
-        if self.norm is not None:
-            x = self.norm(x)
+    def normalize(self, x: Tensor) -> Tensor:
+        """The tokens (B, N, C) as they are pooled."""
+        return x if self.norm is None else self.norm(x)
+
+    def read(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What each classifier reads of normalised tokens (B, N, C), each (B, C)."""
         pooled = x[:, 0] if self.pool == "token" else x[:, self.prefix_tokens :].mean(dim=1)
         if self.distillation is None:
+            return (pooled,)
+        return pooled, x[:, 1] if self.pool == "token" else pooled
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, N, C) to (B, num_classes); to a pair of them while training with `separate`."""
+        return self.classify(*self.read(self.normalize(x)))
+
+    def classify(self, pooled: Tensor, taught: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Scores (..., num_classes) of what `read` gave; a pair of them while training with `separate`."""
+        if self.distillation is None:
             return self.linear(pooled)
-        taught = x[:, 1] if self.pool == "token" else pooled
         scores, distilled = self.linear(pooled), self.distillation(taught)
         return (scores, distilled) if self.training and self.separate else (scores + distilled) / 2

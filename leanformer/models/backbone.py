@@ -4,13 +4,15 @@ it."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from itertools import islice
+from typing import ClassVar, NamedTuple, cast
 
 from torch import Tensor, nn
 
 from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import AttentionConfig, Softmax
+from leanformer.layers.block import Stage
 from leanformer.layers.head import ClassifierHead
 from leanformer.layers.init import trunc_normal_linears
 from leanformer.layers.norm import Norms
@@ -37,12 +39,22 @@ class Backbone(nn.Module):
         """The tokens (B, prefix + N, C) that the first stage reads, and their grid."""
         return self.stem(images)
 
-    def forward_stages(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
-        """Tokens (B, prefix + N, C) and grid at the end of each stage."""
+    def forward_stages(self, images: Tensor, count: int | None = None) -> list[tuple[Tensor, Grid]]:
+        """Tokens (B, prefix + N, C) and grid at the end of each stage, or of the first `count`."""
         x, grid = self.embed(images)
         ends = []
-        for stage in self.stages:
+        for stage in islice(self.stages, count):
             x, grid = stage(x, grid)
+            ends.append((x, grid))
+        return ends
+
+    def forward_blocks(self, images: Tensor, count: int | None = None) -> list[tuple[Tensor, Grid]]:
+        """Tokens (B, prefix + N, C) and grid behind each block of the first stage, or behind the first `count`."""
+        stage = cast(Stage, self.stages[0])
+        x, grid = stage.enter(*self.embed(images))
+        ends = []
+        for block in islice(stage.blocks, count):
+            x = stage.blocks.run(block, x, grid)
             ends.append((x, grid))
         return ends
 
