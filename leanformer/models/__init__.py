@@ -1,6 +1,6 @@
 """Backbones, the classifier around them, and the registry of names. Importing this registers every base model."""
 
-from leanformer.models import swin, vit
+from leanformer.models import l2vit, swin, vit
 from leanformer.models.backbone import Backbone, BackboneConfig, FeatureInfo
 from leanformer.models.classifier import ImageClassifier
 from leanformer.models.preprocess import Preprocess
@@ -13,6 +13,7 @@ __all__ = [
     "ImageClassifier",
     "Preprocess",
     "find",
+    "l2vit",
     "list_models",
     "register",
     "swin",
