@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from leanformer.layers.branch import Branch, LayerScale
@@ -74,6 +75,7 @@ class Stage(nn.Module):
     Args:
         downsample: maps (x, grid) to the tokens and grid of the coarser map.
         position: gives the table (1, N, C) that is added for a grid.
+        class_token: a token (1, 1, C) put in front of the map, for which the position has a place.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class Stage(nn.Module):
         downsample: nn.Module | None = None,
         position: nn.Module | None = None,
         norm: nn.Module | None = None,
+        class_token: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
         self.downsample = downsample
+        self.class_token = class_token
         self.position = position
         self.blocks = BlockSequence(blocks)
         self.norm = norm
@@ -94,6 +98,8 @@ class Stage(nn.Module):
         """Tokens (B, N, C) of the map before to those that the first block reads, and their grid."""
         if self.downsample is not None:
             x, grid = self.downsample(x, grid)
+        if self.class_token is not None:
+            x = torch.cat((self.class_token.expand(x.shape[0], -1, -1), x), dim=1)
         if self.position is not None:
             x = x + self.position(grid)
         return x, grid

@@ -1,10 +1,11 @@
-"""The feed-forward body of a block."""
+"""The feed-forward bodies of blocks."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leanformer.layers.conv import DepthwiseConv
 from leanformer.layers.site import Grid
 
 
@@ -23,3 +24,22 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, N, C) to (B, N, C); the grid is not used."""
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+class ConvMLP(MLP):
+    """Linear, depthwise 3 x 3 convolution of the map, GELU, linear (PVTv2, https://arxiv.org/abs/2106.13797,
+    section 3.3): the zeros around the map tell tokens where they are.
+
+    Args:
+        relu: whether a ReLU lies in front of the convolution, as in the linear PVTv2.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, relu: bool = False) -> None:
+        super().__init__(dim, hidden_dim)
+        self.relu = relu
+        self.conv = DepthwiseConv(hidden_dim, 3)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """(B, H W, C) to the same shape."""
+        x = self.fc1(x)
+        return self.fc2(F.gelu(self.conv(x.relu() if self.relu else x, grid)))
