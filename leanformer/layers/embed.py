@@ -97,8 +97,9 @@ class ReluStem(nn.Module):
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The batch norms behind the convolutions, and the norm behind all."""
-        inner = (NormSite(owner=self.bns, attribute=str(i), before=self.convs[i]) for i in range(len(self.bns)))
-        return (*inner, NormSite(owner=self, attribute="norm", before=self.convs[-1]))
+        places = [(self.bns, str(index), self.convs[index]) for index in range(len(self.bns))]
+        places.append((self, "norm", self.convs[-1]))
+        return tuple(NormSite(owner=owner, attribute=name, before=conv) for owner, name, conv in places)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """(B, 3, H, W) to tokens (B, H/p W/p, C) and their grid."""

@@ -1,4 +1,5 @@
-"""Where a mixer looks: windows of the map, plain or shifted (Swin, https://arxiv.org/abs/2103.14030, section 3.2).
+"""Where a mixer looks: windows of the map, plain or shifted (Swin, https://arxiv.org/abs/2103.14030, section 3.2), or
+stripes across it (CSwin, https://arxiv.org/abs/2107.00652, section 3.2).
 
 A branch without a region sees the whole map.
 """
@@ -6,6 +7,7 @@ A branch without a region sees the whole map.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +16,76 @@ from leanformer import ops
 from leanformer.layers.site import Grid
 
 
-class Window(nn.Module):
-    """Run a mixer inside square windows, the map rolled by `shift` first.
-
-    Maps whose sides are no multiples of `size` are padded at the bottom and right. `masked` keeps tokens that the roll
-    brought together from attending to each other.
-    """
+class PaddedRegion(nn.Module):
+    """Base of the regions: parts of equal size, the map padded at the bottom and right where its sides are no multiples
+    of theirs."""
 
     pad: Tensor | None
-    mask: Tensor | None
 
-    def __init__(self, size: int, shift: int, grid: Grid, masked: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.size = size
-        self.shift = shift
-        self.grid = grid
-        self.masked = masked
         self.register_buffer("pad", None)
-        self.register_buffer("mask", self._mask(grid), persistent=False)
 
     def set_padding(self, value: Tensor) -> None:
         """Pad with the vector `value`, (C,), in place of zeros: the input that becomes zero once a folded norm is
         applied."""
         self.pad = value
+
+
+class Stripes(PaddedRegion):
+    """Run a mixer inside stripes that cross the whole map, however large it is.
+
+    Args:
+        split_size: tokens across a stripe; a map that is narrower is one stripe.
+        direction: "down" for stripes of full height, "across" for those of full width.
+    """
+
+    def __init__(self, split_size: int, direction: Literal["down", "across"]) -> None:
+        super().__init__()
+        self.split_size = split_size
+        self.direction = direction
+
+    def size(self, grid: Grid) -> Grid:
+        """(height, width) of a stripe of a map of size `grid`."""
+        height, width = grid
+        if self.direction == "down":
+            return height, min(self.split_size, width)
+        return min(self.split_size, height), width
+
+    def forward(self, mixer: Callable[..., Tensor], x: Tensor, grid: Grid) -> Tensor:
+        """Apply `mixer` to each stripe of x, (B, H W, C)."""
+        batch, _, channels = x.shape
+        height, width = grid
+        size = self.size(grid)
+        x = ops.pad_to_multiple(x.view(batch, height, width, channels), size, self.pad)
+        stripes = mixer(ops.split_windows(x, size), size)  # (B S, h w, C)
+        x = ops.join_windows(stripes, size, x.shape[1], x.shape[2])
+        return x[:, :height, :width].reshape(batch, height * width, -1)
+
+    def extra_repr(self) -> str:
+        """Size and direction."""
+        return f"split_size={self.split_size}, direction={self.direction}"
+
+
+class Window(PaddedRegion):
+    """Run a mixer inside square windows, the map rolled by `shift` first.
+
+    `masked` keeps tokens that the roll brought together from attending to each other.
+
+    Args:
+        fits: whether a map that is no larger than a window stays in place; else it is rolled like any other.
+    """
+
+    mask: Tensor | None
+
+    def __init__(self, size: int, shift: int, grid: Grid, masked: bool = True, fits: bool = True) -> None:
+        super().__init__()
+        self.size = size
+        self.shift = shift
+        self.grid = grid
+        self.masked = masked
+        self.fits = fits
+        self.register_buffer("mask", self._mask(grid), persistent=False)
 
     def forward(self, mixer: Callable[..., Tensor], x: Tensor, grid: Grid) -> Tensor:
         """Apply `mixer` to each window of x, (B, H W, C)."""
@@ -56,7 +105,7 @@ class Window(nn.Module):
         return x[:, :height, :width].reshape(batch, height * width, -1)
 
     def _shift(self, grid: Grid) -> int:
-        return self.shift if min(grid) > self.size else 0
+        return 0 if self.fits and min(grid) <= self.size else self.shift
 
     def _mask(self, grid: Grid) -> Tensor | None:
         shift = self._shift(grid)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from leanformer import ops
 from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import AttentionConfig, Softmax
@@ -34,6 +35,9 @@ class Swin(StagedConfig):
     mask."""
     unmasked_shift: bool = False
     """Also shift windows of attentions that take no mask, so that tokens mix across the map's border."""
+    fit_windows: bool = True
+    """Whether windows shrink to a smaller map and then stay in place; else the map is padded to them and shifted, as
+    the published backbones for dense tasks do it."""
     stem: Literal["patch", "conv"] = "patch"
     """"conv" is a stack of overlapping convolutions: better on few images."""
     absolute_position: bool = False
@@ -83,7 +87,7 @@ class SwinTransformer(Backbone):
 
     def embed(self, images: Tensor) -> tuple[Tensor, Grid]:
         """The tokens (B, N, C) that the first stage reads, and their grid."""
-        x, grid = self.stem(images)
+        x, grid = self.stem(ops.pad_image(images, self.feature_info[0].stride))
         return (x if self.position is None else x + self.position(grid)), grid
 
 
@@ -107,10 +111,10 @@ def _window(config: Swin, attention: AttentionConfig, stage: int, index: int, gr
         return None
     if size < 1:
         raise ConfigError(f"window_size must be positive or None for the whole map, got {size} in stage {stage}")
-    if min(grid) <= size:
+    if config.fit_windows and min(grid) <= size:
         return Window(min(grid), 0, grid)
     shifts = index % 2 == 1 and (attention.takes_mask or config.unmasked_shift)
-    return Window(size, size // 2 if shifts else 0, grid, masked=attention.takes_mask)
+    return Window(size, size // 2 if shifts else 0, grid, masked=attention.takes_mask, fits=config.fit_windows)
 
 
 @register
