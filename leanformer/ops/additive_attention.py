@@ -8,13 +8,17 @@ from torch import Tensor
 from leanformer.ops.precision import no_autocast
 
 _FLOOR = 1e-12
-"""Lengths below this count as this, so that a zero vector stays zero."""
+"""The least length that scores are divided by."""
+_SHORTEST = 1e-4
+"""The least length that tokens are divided by: the direction of one that is zero but for rounding is noise, and its
+gradient without bound. Places that windows and stripes pad are such tokens while biases are zero."""
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """x over its Euclidean length along the channels, in the dtype of x. The length is in float32 whatever the
-    input."""
-    return F.normalize(x.float(), dim=-1, eps=_FLOOR).to(x.dtype)
+    """x over its Euclidean length along the channels, in the dtype of x. The length is in float32 whatever the input,
+    and counts as 1e-4 where it is less, so that zero stays zero."""
+    # parity: published with 1e-12, which differs only for tokens shorter than 1e-4.
+    return F.normalize(x.float(), dim=-1, eps=_SHORTEST).to(x.dtype)
 
 
 def additive_attention(q: Tensor, k: Tensor, weight: Tensor | None) -> Tensor:

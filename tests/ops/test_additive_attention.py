@@ -44,6 +44,13 @@ def test_zero_tokens_stay_zero_with_finite_gradients() -> None:
     assert not out.any() and x.grad is not None and x.grad.isfinite().all()
 
 
+def test_a_token_that_is_zero_but_for_rounding_gets_no_direction_and_no_boundless_gradient() -> None:
+    x = torch.full((1, 1, 4), 1e-9, requires_grad=True)
+    unit = ops.unit_length(x)
+    unit.sum().backward()
+    assert x.grad is not None and unit.norm() < 1e-4 and x.grad.abs().max() < 1.1e4
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("magnitude", [1e-3, 1.0, 3e4])
 @pytest.mark.parametrize("shares", ["l2", "ones"])
