@@ -22,6 +22,7 @@ class ClassifierHead(nn.Module):
         num_classes: 0 for the pooled features themselves.
         prefix_tokens: tokens in front of the map, left out of the mean.
         norm: None where the tokens come normalised.
+        pool_first: normalise what was pooled, not the tokens.
     """
 
     def __init__(
@@ -32,9 +33,13 @@ class ClassifierHead(nn.Module):
         pool: Pool = "mean",
         prefix_tokens: int = 0,
         distilled: bool = False,
+        *,
+        pool_first: bool = False,
     ) -> None:
         super().__init__()
+        self.dim = dim
         self.separate = False
+        self.pool_first = pool_first
         self.norm = norm
         self.pool = pool
         self.prefix_tokens = prefix_tokens
@@ -51,11 +56,13 @@ class ClassifierHead(nn.Module):
 
     def normalize(self, x: Tensor) -> Tensor:
         """The tokens (B, N, C) as they are pooled."""
-        return x if self.norm is None else self.norm(x)
+        return x if self.norm is None or self.pool_first else self.norm(x)
 
     def read(self, x: Tensor) -> tuple[Tensor, ...]:
         """What each classifier reads of normalised tokens (B, N, C), each (B, C)."""
         pooled = x[:, 0] if self.pool == "token" else x[:, self.prefix_tokens :].mean(dim=1)
+        if self.norm is not None and self.pool_first:
+            pooled = self.norm(pooled)
         if self.distillation is None:
             return (pooled,)
         return pooled, x[:, 1] if self.pool == "token" else pooled

@@ -1,6 +1,6 @@
 """Backbones, the classifier around them, and the registry of names. Importing this registers every base model."""
 
-from leanformer.models import l2vit, swin, vit
+from leanformer.models import l2vit, pvt, swin, vit
 from leanformer.models.backbone import Backbone, BackboneConfig, FeatureInfo
 from leanformer.models.classifier import ImageClassifier
 from leanformer.models.preprocess import Preprocess
@@ -15,6 +15,7 @@ __all__ = [
     "find",
     "l2vit",
     "list_models",
+    "pvt",
     "register",
     "swin",
     "vit",

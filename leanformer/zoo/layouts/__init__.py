@@ -4,6 +4,6 @@ The first layout of a family is the one its authors publish; SLAB's and FLatten'
 (`dwc`, `positional_encoding`, `scale`) and other norms under the same places.
 """
 
-from leanformer.zoo.layouts import l2vit, swin, vit
+from leanformer.zoo.layouts import l2vit, pvt, swin, vit
 
-__all__ = ["l2vit", "swin", "vit"]
+__all__ = ["l2vit", "pvt", "swin", "vit"]
