@@ -87,10 +87,9 @@ class ProjectedHead(ClassifierHead):
         """The norm in front of the layer."""
         return (NormSite(owner=self, attribute="norm", after=(self.proj,)),)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) to (B, num_classes)."""
-        assert self.norm is not None
-        return self.linear(self.proj(self.norm(x)).relu().mean(dim=1))
+    def read(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the classifier reads of normalised tokens (B, N, C): (B, hidden), alone."""
+        return super().read(self.proj(x).relu())
 
 
 class L2Transformer(Backbone):
