@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,11 @@ import torch
 from torch import Tensor
 
 from leanformer import zoo
-from leanformer.checkpoints import files, runs
-from leanformer.config import replace_at
+from leanformer.checkpoints import runs
 from leanformer.edits import apply
-from leanformer.errors import CheckpointError, ConfigError
-from leanformer.models import BackboneConfig, ImageClassifier, find, list_models
-from leanformer.zoo.load import load_published
-from leanformer.zoo.weights import published
+from leanformer.errors import ConfigError
+from leanformer.models import BackboneConfig, ImageClassifier, list_models
+from leanformer.zoo import resolve
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,6 +22,9 @@ if TYPE_CHECKING:
     from leanformer.export import OnnxClassifier
 
 __all__ = ["apply", "build", "list_models", "load", "predict", "save", "zoo"]
+
+_SIZES = {"image_size", "window_size"}
+"""Fields of configs whose change resizes learned positions."""
 
 
 def build(model: str | BackboneConfig, **overrides: Any) -> ImageClassifier:
@@ -37,8 +37,9 @@ def build(model: str | BackboneConfig, **overrides: Any) -> ImageClassifier:
     Raises:
         ConfigError: for an unknown name, field or a value that the backbone cannot take.
     """
-    name, config = _resolve(model, overrides)
-    return ImageClassifier(config, name)
+    if isinstance(model, BackboneConfig):
+        return ImageClassifier(resolve.change(model, overrides))
+    return ImageClassifier(resolve.change(resolve.find_config(model), overrides), model)
 
 
 def load(
@@ -46,44 +47,61 @@ def load(
     weights: str | Path | Mapping[str, Tensor] | None = None,
     *,
     ema: bool = False,
+    class_map: str | Path | Sequence[int] | None = None,
     **overrides: Any,
 ) -> ImageClassifier:
-    """A trained model, in eval mode: a run directory, an exported file, or a registered name with published weights.
+    """A trained model, in eval mode: a run directory, an exported file, or a name with published weights.
+
+    Published weights that have a direct link are fetched once, into the cache; for others the error says what to do.
+    With another `image_size` or `window_size` learned positions are resized; with other `num_classes` than the file's
+    the classifier is a new one of zeros. Both are logged.
 
     Args:
         model: a directory that `save` or `leanformer train` wrote, an exported `.onnx` file (which gives an
             `OnnxClassifier`: it predicts and evaluates like a model, and cannot be changed), a registered name
-            (`flatten_swin_tiny`, `flatten_swin_tiny.in1k`), or a config.
+            (`flatten_swin_tiny`, `flatten_swin_tiny.in1k`), a timm name (`timm/swin_tiny_patch4_window7_224.ms_in1k`)
+            or a folder with such a model from the Hugging Face Hub, or a config.
         weights: a published file, or its tensors under their published key names. For names and configs alone.
         ema: take the averaged copy of the weights from a file that has one.
+        class_map: for each class the row of the file's classifier that becomes its own: indices, or a file with one on
+            each line.
         overrides: fields of the config to change.
 
     Raises:
         ConfigError: for an unknown name or field.
-        CheckpointError: for files that cannot be read or do not fit, key by key.
+        CheckpointError: for files that cannot be read or fetched, or do not fit, key by key.
         ExportError: for an exported file that cannot be opened.
     """
-    if isinstance(model, (str, Path)) and Path(model).suffix == ".onnx":
+    if isinstance(model, BackboneConfig):
+        return _load_weights(None, model, weights, ema, class_map, overrides)
+    kind = resolve.kind_of(model, with_weights=weights is not None)
+    if kind == "exported":
         return _open_onnx(model, weights, overrides)  # type: ignore[return-value]
-    if isinstance(model, (str, Path)) and _is_directory(model) and (weights is None or not _is_name(str(model))):
+    if kind == "folder":
         if overrides:
             raise ConfigError(f"{model} is a finished model; {', '.join(overrides)} cannot be changed while loading it")
         if weights is not None:
             raise ConfigError(f"{model} is a run directory with weights of its own; give a model's name with others")
         return runs.load(model)
-    name, config = _resolve(model, overrides)
-    record = published(name) if name else None
-    if weights is None:
-        raise CheckpointError(_how_to_get(str(model), record))
-    if isinstance(weights, Mapping):
-        tensors, source = dict(weights), f"the tensors given for {name or config.kind}"
-    else:
-        tensors, source = files.read_weights(weights, ema=ema), str(weights)
-    loaded = load_published(config, tensors, source=source, name=name)
-    if record is not None:
-        loaded.preprocess = replace(record.preprocess, image_size=loaded.config.image_grid)
-    loaded.origin = {"from": source, "license": record.license if record else None}
-    return loaded.eval()
+    name = str(model)
+    if kind == "hub_folder":
+        name, weights = resolve.open_hub_folder(Path(model))
+    return _load_weights(name, resolve.find_config(name), weights, ema, class_map, overrides)
+
+
+def _load_weights(
+    name: str | None,
+    config: BackboneConfig,
+    weights: resolve.Source | None,
+    ema: bool,
+    class_map: str | Path | Sequence[int] | None,
+    overrides: Mapping[str, Any],
+) -> ImageClassifier:
+    config = resolve.change(config, overrides)
+    found = resolve.find_pretrained(name, weights, ema=ema)
+    resize = bool(_SIZES & set(overrides))
+    num_classes = overrides.get("num_classes")
+    return resolve.load_pretrained(found, config, resize=resize, num_classes=num_classes, class_map=class_map).eval()
 
 
 def save(model: ImageClassifier, directory: str | Path) -> None:
@@ -122,30 +140,3 @@ def _open_onnx(model: str | Path, weights: object, overrides: Mapping[str, Any])
         named = ", ".join(overrides) or "--weights"
         raise ConfigError(f"{model} is an exported file with weights and a shape of its own; leave out {named}")
     return OnnxClassifier(model)
-
-
-def _resolve(model: str | Path | BackboneConfig, overrides: Mapping[str, Any]) -> tuple[str | None, BackboneConfig]:
-    if isinstance(model, BackboneConfig):
-        name, config = None, model
-    else:
-        name, config = str(model), find(str(model))
-    for field, value in overrides.items():
-        config = replace_at(config, field, value)
-    return name, config
-
-
-def _is_directory(model: str | Path) -> bool:
-    return isinstance(model, Path) or Path(model).is_dir() or "/" in model
-
-
-def _is_name(model: str) -> bool:
-    return model.partition(".")[0] in list_models()
-
-
-def _how_to_get(name: str, record: zoo.weights.Weights | None) -> str:
-    if record is None:
-        return f"{name} has no published weights; give a file (weights= or --weights), or train it"
-    return (
-        f"the weights of {name} are not fetched automatically: download {record.file or 'them'} from {record.page} "
-        "and give the file (weights= or --weights)"
-    )

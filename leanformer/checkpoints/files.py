@@ -23,9 +23,11 @@ from torch import Tensor
 from leanformer.checkpoints.pickles import read_pickled
 from leanformer.errors import CheckpointError, suggestion
 
-_PLAIN = ("model", "state_dict", "model_state", "net")
+_PLAIN = ("model", "state_dict", "model_state", "net", "module")
 _EMA = ("model_ema", "state_dict_ema", "ema")
 _PREFIXES = ("module.", "_orig_mod.")
+_WRAPPERS = 4
+"""Dicts around the weights, at most; a dict may hold itself."""
 
 _DTYPES = {
     torch.bool: "BOOL",
@@ -225,7 +227,7 @@ def _open_safetensors(path: Path, read: Callable[[Any], Any]) -> Any:
         ) from error
 
 
-def _state_dict(content: Any, name: str, ema: bool) -> dict[str, Tensor]:
+def _state_dict(content: Any, name: str, ema: bool, depth: int = 0) -> dict[str, Tensor]:
     """The wanted state dict inside whatever a file holds."""
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -233,8 +235,8 @@ def _state_dict(content: Any, name: str, ema: bool) -> dict[str, Tensor]:
         )
     for key in _EMA if ema else _PLAIN:
         inner = content.get(key)
-        if isinstance(inner, dict) and inner:
-            return _state_dict(inner, name, ema=False)
+        if isinstance(inner, dict) and inner and inner is not content and depth < _WRAPPERS:
+            return _state_dict(inner, name, ema=False, depth=depth + 1)
     if ema or not any(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(_no_weights(content, name, ema))
     odd = [f"{key} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]

@@ -212,6 +212,11 @@ class KeyMap:
         found = self._find_all(keys, "checkpoint", back=False, shapes={})
         return {key: _filled(self._ours[hit.rule], hit) for key, hit in zip(keys, found, strict=True)}
 
+    def match(self, key: str) -> list[str] | None:
+        """Our names of what becomes of a published one: empty if it is dropped, None if no rule knows it."""
+        hit = self._find(key)
+        return None if hit is None else _filled(self._ours[hit.rule], hit)
+
     def published_name(self, ours: str) -> list[str]:
         """The published names of what becomes our tensor `ours`."""
         (hit,) = self._find_all([ours], "model", back=True, shapes={})

@@ -47,13 +47,23 @@ class InertMapping:
         return OrderedDict()
 
 
-_MAPPINGS = ("yacs.config.CfgNode", "collections.defaultdict")
+_MAPPINGS = (
+    "yacs.config.CfgNode",
+    "collections.defaultdict",
+    "easydict.EasyDict",
+    "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict",
+)
 _OBJECTS = (
     "argparse.Namespace",
     *(f"builtins.{name}" for name in ("list", "dict", "int", "float", "tuple", "str")),  # factories of a defaultdict
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype",
     "numpy.ndarray",
+    "types.SimpleNamespace",
+    "datetime.datetime",
+    "datetime.timedelta",
+    "mmengine.logging.history_buffer.HistoryBuffer",
     *(
         f"pathlib{home}.{name}"
         for home in ("", "._local")
@@ -79,6 +89,7 @@ _DAMAGE = (
     OSError,
     MemoryError,
     OverflowError,
+    RecursionError,
 )
 _SCANNED = 1 << 26
 _TORCH = ("Tensor", "Size", "device", "Generator")

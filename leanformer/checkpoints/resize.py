@@ -59,6 +59,15 @@ def resize_relative_bias(table: Tensor, window: Grid, *, source_window: Grid | N
     return resize_tokens(table.float().unsqueeze(0), source, target)[0].to(table.dtype)
 
 
+def position_tables(model: nn.Module) -> dict[str, LearnedPosition | RelativePositionBias]:
+    """The learned positions of a model by the names of their tables."""
+    return {
+        f"{path}.table": module
+        for path, module in model.named_modules()
+        if isinstance(module, (LearnedPosition, RelativePositionBias))
+    }
+
+
 def fit_positions(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """`tensors` under our names with every learned position resized to what `model` has; all else as it is.
 
@@ -66,11 +75,8 @@ def fit_positions(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
         CheckpointError: if a table is of no square map or window, naming it.
     """
     out = dict(tensors)
-    for path, module in model.named_modules():
-        name = f"{path}.table"
-        if name not in out or not isinstance(module, (LearnedPosition, RelativePositionBias)):
-            continue
-        if out[name].shape == module.table.shape:
+    for name, module in position_tables(model).items():
+        if name not in out or out[name].shape == module.table.shape:
             continue
         try:
             if isinstance(module, RelativePositionBias):

@@ -100,10 +100,11 @@ class Bench:
     def _open(self, name: str) -> ImageClassifier | OnnxClassifier:
         from leanformer import api
         from leanformer.export import OnnxClassifier
+        from leanformer.zoo.resolve import is_stored, kind_of
 
-        if Path(name).suffix == ".onnx":
+        if kind_of(name) == "exported":
             return OnnxClassifier(name, threads=self.threads)
-        if Path(name).exists() or "/" in name:
+        if is_stored(name):
             return open_trainable(name)
         return api.build(name, **({} if self.image_size is None else {"image_size": self.image_size})).eval()
 

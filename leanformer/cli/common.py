@@ -37,8 +37,9 @@ def open_trainable(model: str, weights: Path | None = None) -> ImageClassifier:
     """A run directory, or a registered name with a published weight file."""
     from leanformer import api
     from leanformer.errors import ConfigError
+    from leanformer.zoo.resolve import kind_of
 
-    if Path(model).suffix == ".onnx":
+    if kind_of(model) == "exported":
         raise ConfigError(
             f"{model} is an exported file, which can only be run and measured; give the run directory it came from"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -30,10 +29,10 @@ class Info:
         """Print the structure."""
         from leanformer import api, bench
         from leanformer.config import to_dict
+        from leanformer.zoo.resolve import is_stored
         from leanformer.zoo.weights import published
 
-        stored = Path(self.model).exists() or "/" in self.model
-        model = open_trainable(self.model) if stored else api.build(self.model)
+        model = open_trainable(self.model) if is_stored(self.model) else api.build(self.model)
         size = model.config.image_grid
         cost = bench.count_cost(model, size)
         stages = _stages(model)

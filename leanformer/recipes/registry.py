@@ -18,7 +18,8 @@ from leanformer.training import (
     Scheduled,
     TrainConfig,
 )
-from leanformer.zoo import find, list_models
+from leanformer.zoo import list_models
+from leanformer.zoo.resolve import find_config, kind_of
 
 Recipe = Callable[[Path], TrainConfig]
 
@@ -51,7 +52,7 @@ def find_recipe(name: str, out: Path) -> TrainConfig:
     """
     if name in _RECIPES:
         return _RECIPES[name](out)
-    if name.partition(".")[0] in list_models():
+    if name.partition(".")[0] in list_models() or kind_of(name) == "timm":
         return default_recipe(ModelSpec(name=name), out)
     choices = [*_RECIPES, *list_models()]
     hint = suggestion(name, choices) or "; `leanformer list` shows models and recipes"
@@ -81,7 +82,7 @@ def default_recipe(model: ModelSpec, out: Path) -> TrainConfig:
 
 def _traits(model: ModelSpec) -> tuple[bool, bool]:
     """Whether the model has progressive norms, and whether it has batch norms."""
-    config = model.config if model.name is None else find(model.name)
+    config = model.config if model.name is None else find_config(model.name)
     assert config is not None
     with torch.device("meta"):
         modules = list(ImageClassifier(config).modules())

@@ -8,15 +8,14 @@ from pathlib import Path
 from torch import Tensor
 
 from leanformer import edits
-from leanformer.checkpoints import files, runs
+from leanformer.checkpoints import runs
 from leanformer.checkpoints.resize import fit_positions
 from leanformer.checkpoints.strict import load_strict
 from leanformer.config import replace_at, to_dict
 from leanformer.errors import ConfigError
-from leanformer.models import BackboneConfig, ImageClassifier, Preprocess, find
+from leanformer.models import BackboneConfig, ImageClassifier, Preprocess
 from leanformer.training.config import ModelSpec
-from leanformer.zoo.load import load_published
-from leanformer.zoo.weights import published
+from leanformer.zoo import resolve
 
 CLASSIFIER = "head.linear."
 
@@ -31,9 +30,8 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
         ConfigError: for an unknown name or field, or a value that the backbone cannot take.
         CheckpointError: if the weights do not fit, key by key.
     """
-    config = spec.config if spec.name is None else find(spec.name)
+    config = spec.config if spec.name is None else resolve.find_config(spec.name)
     assert config is not None
-    trained_at = config.image_size
     for field, value in spec.overrides:
         if field == "num_classes":
             raise ConfigError(
@@ -43,7 +41,7 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
     model = ImageClassifier(replace(config, num_classes=len(classes)), spec.name)
     model.set_classes(classes)
     if spec.weights is not None:
-        source = _source(spec, replace(model.config, image_size=trained_at))
+        source = _source(spec, model.config)
         _check_norms(spec, source, model)
         load_strict(model, fit_positions(_wanted(source, model), model), source=spec.weights)
         preprocess = preprocess or source.preprocess
@@ -65,15 +63,12 @@ def _check_norms(spec: ModelSpec, source: ImageClassifier, model: ImageClassifie
 
 
 def _source(spec: ModelSpec, config: BackboneConfig) -> ImageClassifier:
-    """The finished model in the run directory that `spec.weights` names, or that of `config` in a published file."""
+    """The finished model in the run directory that `spec.weights` names, or that of `config` with published weights,
+    its positions resized."""
     assert spec.weights is not None
-    if Path(spec.weights).is_dir():
+    if Path(spec.weights).is_dir() and resolve.kind_of(spec.weights) == "folder":
         return runs.load(spec.weights)
-    source = load_published(config, files.read_weights(spec.weights), source=spec.weights, name=spec.name)
-    record = published(spec.name) if spec.name else None
-    if record is not None:
-        source.preprocess = record.preprocess
-    return source
+    return resolve.load_pretrained(resolve.find_pretrained(spec.name, spec.weights), config, resize=True)
 
 
 def _wanted(source: ImageClassifier, model: ImageClassifier) -> dict[str, Tensor]:

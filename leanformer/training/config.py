@@ -17,14 +17,15 @@ from leanformer.training.schedules import Cosine, Schedule, WarmUp
 
 @register_config("model_spec")
 class ModelSpec:
-    """The model to train: a registered `name` or a `config`; the number of classes comes from the data."""
+    """The model to train: a registered or timm `name` or a `config`; the number of classes comes from the data."""
 
     name: str | None = None
     config: BackboneConfig | None = None
     overrides: tuple[tuple[str, Any], ...] = ()
     """(field, value) pairs that replace fields of the config, such as `("image_size", 64)`."""
     weights: str | None = None
-    """A run directory or a published file to start from; a classifier for other classes starts afresh."""
+    """A run directory, a published file or the name of published weights (`deit_tiny.in1k`) to start from; a classifier
+    for other classes starts afresh."""
     edits: tuple[Edit, ...] = ()
     """Edits before training."""
 

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from leanformer.checkpoints.keymap import KeyMap
+from leanformer.checkpoints.resize import fit_positions, position_tables
 from leanformer.checkpoints.strict import load_strict
 from leanformer.errors import CheckpointError
 from leanformer.models import ImageClassifier
 from leanformer.models.backbone import BackboneConfig
 from leanformer.zoo.identify import foreign_keys, looks_like, published_shapes
+from leanformer.zoo.transfer import transfer_head
 from leanformer.zoo.weights import Layout, Shapes, layout_of
+
+logger = logging.getLogger(__name__)
 
 
 def load_published(
-    config: BackboneConfig, tensors: Mapping[str, Tensor], *, source: str, name: str | None = None
+    config: BackboneConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: str,
+    name: str | None = None,
+    resize: bool = False,
+    num_classes: int | None = None,
+    class_map: Sequence[int] | None = None,
 ) -> ImageClassifier:
     """The model of `config` with weights under their published key names.
 
-    The number of classes follows the file, and so does the form of the norms (bare or progressive RepBN).
+    The number of classes follows the file unless one is asked for, and so does the form of the norms (bare or
+    progressive RepBN). What is changed about the weights is logged, and listed in the model's origin as "changed".
+
+    Args:
+        resize: fit learned positions to the size of the images and windows of `config`.
+        num_classes: another than the file's gives a new classifier of zeros.
+        class_map: rows of the file's classifier, one for each class of the model.
 
     Raises:
         CheckpointError: if the keys or shapes are not those of the model, naming the first foreign key and the model
@@ -35,9 +54,25 @@ def load_published(
     classifier = shapes.get(key_map.published_name("head.linear.weight")[0], ())
     if len(classifier) == 2:
         config = replace(config, num_classes=classifier[0])
-    _check(config, layout, shapes, source, name)
+    elif num_classes is not None:
+        config = replace(config, num_classes=0)
+    _check(config, layout, shapes, source, name, _resizable(config, key_map) if resize else set())
+    config, ours, changed = transfer_head(
+        config, key_map.to_ours(tensors), source=source, num_classes=num_classes, class_map=class_map
+    )
     model = ImageClassifier(config, name)
-    load_strict(model, key_map.to_ours(tensors), source=source, key_map_name=key_map.name)
+    if resize:
+        fitted = fit_positions(ours, model)
+        count = sum(fitted[key] is not value for key, value in ours.items())
+        ours = fitted
+        if count:
+            height, width = config.image_grid
+            changed.append(f"{count} position tables are resized for {height} x {width} images")
+    load_strict(model, ours, source=source, key_map_name=key_map.name)
+    for line in changed:
+        logger.warning("%s: %s", name or source, line)
+    if changed:
+        model.origin["changed"] = changed
     return model
 
 
@@ -54,7 +89,16 @@ def _check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
             raise CheckpointError(f"{source}: {key} is {what}; give dense tensors")
 
 
-def _check(config: BackboneConfig, layout: Layout, shapes: Shapes, source: str, name: str | None) -> None:
+def _resizable(config: BackboneConfig, key_map: KeyMap) -> set[str]:
+    """The published names of the tables that can be resized."""
+    with torch.device("meta"):
+        model = ImageClassifier(config)
+    return {name for table in position_tables(model) for name in key_map.published_name(table)}
+
+
+def _check(
+    config: BackboneConfig, layout: Layout, shapes: Shapes, source: str, name: str | None, resizable: set[str]
+) -> None:
     asked = name or f"this {config.kind} config"
     try:
         expected = published_shapes(config, layout)
@@ -64,7 +108,7 @@ def _check(config: BackboneConfig, layout: Layout, shapes: Shapes, source: str, 
         ) from error
     foreign = foreign_keys(config, layout, shapes)
     missing = [key for key in expected if key not in shapes]
-    unequal = [key for key in expected if key in shapes and shapes[key] != expected[key]]
+    unequal = [key for key in expected if key in shapes and shapes[key] != expected[key] and key not in resizable]
     if not foreign and not missing and not unequal:
         return
     lines = [f"{source}: not a checkpoint of {asked}"]

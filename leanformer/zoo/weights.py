@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from leanformer.checkpoints.keymap import KeyMap
+from leanformer.checkpoints.fetch import Remote
+from leanformer.checkpoints.keymap import KeyMap, Rename
 from leanformer.errors import ConfigError, suggestion
 from leanformer.models import BackboneConfig, Preprocess
 
@@ -24,11 +26,20 @@ class Weights:
     """Where a person finds the file."""
     file: str | None = None
     """Its name there, where it is known."""
+    url: str | None = None
+    """Direct link, if there is one."""
+    sha256: str | None = None
+    """Its SHA-256 in hexadecimal, or how it begins, where it is known."""
     license: str | None = None
     """None if none was published."""
     preprocess: Preprocess = field(default_factory=Preprocess)
     reported: Mapping[str, float] = field(default_factory=dict)
     """Published figures, such as top1 in per cent."""
+
+    def remote(self, name: str) -> Remote:
+        """The file of the weights `name`, `<model>.<tag>`, and where the cache keeps it."""
+        file = self.file or f"{name}.pth"
+        return Remote(path=f"weights/{name}/{file}", page=self.page, url=self.url, sha256=self.sha256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +60,15 @@ class Layout:
         return self.key_map if isinstance(self.key_map, KeyMap) else self.key_map(config)
 
 
+OURS = Layout(
+    name="ours",
+    key_map=KeyMap(Rename("{rest}", "{rest}"), name="ours"),
+    recognizes=lambda shapes: any(_OURS.match(key) for key in shapes),
+)
+"""Files under the names that our modules have themselves."""
+_OURS = re.compile(r"backbone\.stages\.\d+\.blocks\.")
+
+
 def publish(name: str, weights: Weights) -> None:
     """Register the weights `name`, `<model>.<tag>`."""
     assert name not in _WEIGHTS, f"weights {name!r} are registered twice"
@@ -61,12 +81,29 @@ def published(name: str) -> Weights | None:
     Raises:
         ConfigError: for an unknown tag.
     """
+    full = full_name(name)
+    return None if full is None else _WEIGHTS[full]
+
+
+def full_name(name: str) -> str | None:
+    """`<model>.<tag>` of a model's weights, the first of them if no tag is given; None if there are none.
+
+    Raises:
+        ConfigError: for an unknown tag.
+    """
     model, _, tag = name.partition(".")
+    if "/" in model:  # a name on a hub
+        return None
     known = [key for key in _WEIGHTS if key.partition(".")[0] == model]
     if tag and name not in known:
         have = f"; there are {', '.join(known)}" if known else "; none are published for this model"
         raise ConfigError(f"unknown weights {name!r}{have}{suggestion(name, known)}")
-    return _WEIGHTS[name if tag else known[0]] if known else None
+    return (name if tag else known[0]) if known else None
+
+
+def all_published() -> Mapping[str, Weights]:
+    """All registered weights by their names."""
+    return dict(_WEIGHTS)
 
 
 def register_layout(kind: str, layout: Layout) -> None:
@@ -89,4 +126,6 @@ def layouts_of(config: BackboneConfig) -> tuple[Layout, ...]:
 def layout_of(config: BackboneConfig, shapes: Shapes | None = None) -> Layout:
     """The layout of a file with these keys, or the one that the authors of the config's family publish."""
     first, *others = layouts_of(config)
+    if shapes is not None and OURS.recognizes(shapes):
+        return OURS
     return next((layout for layout in others if shapes is not None and layout.recognizes(shapes)), first)

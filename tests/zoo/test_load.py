@@ -88,7 +88,7 @@ def test_published_preprocessing_comes_with_the_weights() -> None:
 
 def test_published_preprocessing_follows_the_image_size_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     squashed = replace(published("swin_tiny"), preprocess=leanformer.Preprocess(fit="squash"))
-    monkeypatch.setattr("leanformer.api.published", lambda name: squashed)
+    monkeypatch.setattr("leanformer.zoo.resolve.published", lambda name: squashed)
     model = leanformer.load("swin_tiny", weights=file_of("swin_tiny"), image_size=(448, 224))
     assert model.preprocess == leanformer.Preprocess(fit="squash", image_size=(448, 224))
 
