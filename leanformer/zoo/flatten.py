@@ -8,14 +8,31 @@ became their mean); both forms have the same keys and differ by less than 1e-5 i
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 from leanformer.layers.attention import FocusedLinear
 from leanformer.models import Preprocess
+from leanformer.models.pvt import (
+    PVT,
+    PVTv2,
+    Pyramid,
+    pvt_large,
+    pvt_medium,
+    pvt_small,
+    pvt_tiny,
+    pvt_v2_b0,
+    pvt_v2_b1,
+    pvt_v2_b2,
+    pvt_v2_b3,
+    pvt_v2_b4,
+    pvt_v2_b5,
+)
 from leanformer.models.registry import register
 from leanformer.models.swin import SWIN_SOFTMAX, Swin, swin_base, swin_small, swin_tiny
 from leanformer.zoo.weights import Weights, publish
 
 PAGE = "https://github.com/LeapLabTHU/FLatten-Transformer"
+P = TypeVar("P", bound=Pyramid)
 
 
 @register
@@ -42,12 +59,82 @@ def flatten_swin_base_384() -> Swin:
     return replace(flatten_swin_base(), image_size=384, window_size=(None, None, 12, 12))
 
 
+@register
+def flatten_pvt_tiny() -> PVT:
+    """PVT-Tiny with focused linear attention over the whole map, mean pooling."""
+    return _flatten_pvt(pvt_tiny())
+
+
+@register
+def flatten_pvt_small() -> PVT:
+    """PVT-Small with focused linear attention over the whole map, mean pooling."""
+    return _flatten_pvt(pvt_small())
+
+
+@register
+def flatten_pvt_medium() -> PVT:
+    """PVT-Medium with focused linear attention over the whole map, mean pooling."""
+    return _flatten_pvt(pvt_medium())
+
+
+@register
+def flatten_pvt_base() -> PVT:
+    """PVT-Large with focused linear attention over the whole map, mean pooling. FLatten calls it base."""
+    return _flatten_pvt(pvt_large())
+
+
+@register
+def flatten_pvt_v2_b0() -> PVTv2:
+    """PVTv2-B0 with focused linear attention over the whole map."""
+    return _linear(pvt_v2_b0())
+
+
+@register
+def flatten_pvt_v2_b1() -> PVTv2:
+    """PVTv2-B1 with focused linear attention over the whole map."""
+    return _linear(pvt_v2_b1())
+
+
+@register
+def flatten_pvt_v2_b2() -> PVTv2:
+    """PVTv2-B2 with focused linear attention over the whole map."""
+    return _linear(pvt_v2_b2())
+
+
+@register
+def flatten_pvt_v2_b3() -> PVTv2:
+    """PVTv2-B3 with focused linear attention over the whole map."""
+    return _linear(pvt_v2_b3())
+
+
+@register
+def flatten_pvt_v2_b4() -> PVTv2:
+    """PVTv2-B4 with focused linear attention over the whole map."""
+    return _linear(pvt_v2_b4())
+
+
+@register
+def flatten_pvt_v2_b5() -> PVTv2:
+    """PVTv2-B5 with focused linear attention over the whole map."""
+    return _linear(pvt_v2_b5())
+
+
 def _flatten_swin(base: Swin) -> Swin:
     linear = FocusedLinear()
     return replace(base, attention=(linear, linear, SWIN_SOFTMAX, SWIN_SOFTMAX), window_size=(None, None, 7, 7))
 
 
+def _flatten_pvt(base: PVT) -> PVT:
+    return replace(_linear(base), pool="mean", spare_norm=True)
+
+
+def _linear(base: P) -> P:
+    return replace(base, attention=FocusedLinear(), reductions=1)
+
+
 for _name, _preprocess, _reported in (
+    ("flatten_pvt_tiny", Preprocess(fit="squash"), {"top1": 77.758, "top5": 93.910}),
+    ("flatten_pvt_v2_b0", Preprocess(fit="squash"), {"top1": 71.098, "top5": 90.596}),
     ("flatten_swin_tiny", Preprocess(fit="squash"), {"top1": 82.106, "top5": 95.900}),
     ("flatten_swin_small", Preprocess(fit="squash"), {"top1": 83.5}),
     ("flatten_swin_base", Preprocess(fit="squash"), {"top1": 83.8}),

@@ -7,9 +7,25 @@ The published code has no licence; its weights are on the release page of its re
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 from leanformer.layers.attention import SimplifiedLinear
 from leanformer.layers.norm import LayerNorm, Norms, PRepBN
+from leanformer.models.pvt import (
+    PVT,
+    PVTv2,
+    Pyramid,
+    pvt_large,
+    pvt_medium,
+    pvt_small,
+    pvt_tiny,
+    pvt_v2_b0,
+    pvt_v2_b1,
+    pvt_v2_b2,
+    pvt_v2_b3,
+    pvt_v2_b4,
+    pvt_v2_b5,
+)
 from leanformer.models.registry import register
 from leanformer.models.swin import SWIN_SOFTMAX, Swin, swin_base, swin_nano, swin_small, swin_tiny
 from leanformer.models.vit import ViT, deit_small, deit_tiny
@@ -18,6 +34,9 @@ from leanformer.zoo.weights import Weights, publish
 PAGE = "https://github.com/xinghaochen/SLAB"
 DEIT_NORMS = Norms(block=PRepBN(start=LayerNorm(eps=1e-6)))
 SWIN_NORMS = Norms(block=PRepBN(start=LayerNorm(eps=1e-5)))
+PVT_NORMS = Norms(block=PRepBN(start=LayerNorm(eps=1e-6)))
+PVT_V2_NORMS = replace(PVT_NORMS, reduction=LayerNorm(eps=1e-5))
+P = TypeVar("P", bound=Pyramid)
 
 
 @register
@@ -75,6 +94,126 @@ def slab_swin_nano() -> Swin:
     return replace(swin_nano(), attention=SimplifiedLinear(), window_size=None, norms=SWIN_NORMS)
 
 
+@register
+def pvt_tiny_prepbn() -> PVT:
+    """PVT-Tiny with progressive RepBN, mean pooling."""
+    return _pvt_prepbn(pvt_tiny(), drop_path=0.0)
+
+
+@register
+def pvt_small_prepbn() -> PVT:
+    """PVT-Small with progressive RepBN, mean pooling."""
+    return _pvt_prepbn(pvt_small(), drop_path=0.1)
+
+
+@register
+def pvt_medium_prepbn() -> PVT:
+    """PVT-Medium with progressive RepBN, mean pooling."""
+    return _pvt_prepbn(pvt_medium(), drop_path=0.3)
+
+
+@register
+def pvt_large_prepbn() -> PVT:
+    """PVT-Large with progressive RepBN, mean pooling."""
+    return _pvt_prepbn(pvt_large(), drop_path=0.1)
+
+
+@register
+def slab_pvt_tiny() -> PVT:
+    """PVT-Tiny with simplified linear attention over the whole map and progressive RepBN, mean pooling."""
+    return _linear(pvt_tiny_prepbn())
+
+
+@register
+def slab_pvt_small() -> PVT:
+    """PVT-Small with simplified linear attention over the whole map and progressive RepBN, mean pooling."""
+    return _linear(pvt_small_prepbn())
+
+
+@register
+def slab_pvt_medium() -> PVT:
+    """PVT-Medium with simplified linear attention over the whole map and progressive RepBN, mean pooling."""
+    return _linear(pvt_medium_prepbn())
+
+
+@register
+def slab_pvt_large() -> PVT:
+    """PVT-Large with simplified linear attention over the whole map and progressive RepBN, mean pooling."""
+    return _linear(pvt_large_prepbn())
+
+
+@register
+def pvt_v2_b0_prepbn() -> PVTv2:
+    """PVTv2-B0 with progressive RepBN."""
+    return replace(pvt_v2_b0(), norms=PVT_V2_NORMS, drop_path=0.1)
+
+
+@register
+def pvt_v2_b1_prepbn() -> PVTv2:
+    """PVTv2-B1 with progressive RepBN."""
+    return replace(pvt_v2_b1(), norms=PVT_V2_NORMS, drop_path=0.1)
+
+
+@register
+def pvt_v2_b2_prepbn() -> PVTv2:
+    """PVTv2-B2 with progressive RepBN."""
+    return replace(pvt_v2_b2(), norms=PVT_V2_NORMS, drop_path=0.1)
+
+
+@register
+def pvt_v2_b3_prepbn() -> PVTv2:
+    """PVTv2-B3 with progressive RepBN."""
+    return replace(pvt_v2_b3(), norms=PVT_V2_NORMS, drop_path=0.1)
+
+
+@register
+def pvt_v2_b4_prepbn() -> PVTv2:
+    """PVTv2-B4 with progressive RepBN."""
+    return replace(pvt_v2_b4(), norms=PVT_V2_NORMS, drop_path=0.1)
+
+
+@register
+def pvt_v2_b5_prepbn() -> PVTv2:
+    """PVTv2-B5 with progressive RepBN."""
+    return replace(pvt_v2_b5(), norms=PVT_V2_NORMS, drop_path=0.1)
+
+
+@register
+def slab_pvt_v2_b0() -> PVTv2:
+    """PVTv2-B0 with simplified linear attention over the whole map and progressive RepBN."""
+    return _linear(pvt_v2_b0_prepbn())
+
+
+@register
+def slab_pvt_v2_b1() -> PVTv2:
+    """PVTv2-B1 with simplified linear attention over the whole map and progressive RepBN."""
+    return _linear(pvt_v2_b1_prepbn())
+
+
+@register
+def slab_pvt_v2_b2() -> PVTv2:
+    """PVTv2-B2 with simplified linear attention over the whole map and progressive RepBN."""
+    return _linear(pvt_v2_b2_prepbn())
+
+
+@register
+def slab_pvt_v2_b3() -> PVTv2:
+    """PVTv2-B3 with simplified linear attention over the whole map and progressive RepBN."""
+    return _linear(pvt_v2_b3_prepbn())
+
+
+@register
+def slab_pvt_v2_b4() -> PVTv2:
+    """PVTv2-B4 with simplified linear attention over the whole map and progressive RepBN."""
+    return _linear(pvt_v2_b4_prepbn())
+
+
+@register
+def slab_pvt_v2_b5() -> PVTv2:
+    """PVTv2-B5 with simplified linear attention over the whole map and progressive RepBN."""
+    return _linear(pvt_v2_b5_prepbn())
+
+
 def _slab_deit(base: ViT) -> ViT:
     return replace(base, attention=SimplifiedLinear(), pool="mean", spare_class_token=True, norms=DEIT_NORMS)
 
@@ -89,11 +228,23 @@ def _slab_swin(base: Swin) -> Swin:
     )
 
 
+def _pvt_prepbn(base: PVT, drop_path: float) -> PVT:
+    return replace(base, pool="mean", norms=PVT_NORMS, drop_path=drop_path)
+
+
+def _linear(base: P) -> P:
+    return replace(base, attention=SimplifiedLinear(), reductions=1)
+
+
 for _name, _file, _top1 in (
     ("deit_tiny_prepbn", "deit_tiny_prepbn.pth", 73.6),
     ("deit_small_prepbn", "deit_small_prepbn.pth", 80.2),
     ("slab_deit_tiny", "slab_deit_tiny.pth", 74.3),
     ("slab_deit_small", "slab_deit_small.pth", 80.0),
+    ("pvt_tiny_prepbn", "pvt_tiny_prepbn.pth", 76.0),
+    ("pvt_small_prepbn", "pvt_small_prepbn.pth", 80.1),
+    ("pvt_medium_prepbn", "pvt_medium_prepbn.pth", 81.7),
+    ("slab_pvt_tiny", "slab_pvt_tiny.pth", 76.5),
     ("swin_tiny_prepbn", "swin_tiny_prepbn.pth", 81.4),
     ("slab_swin_tiny", "slab_swin_tiny.pth", 81.8),
     ("slab_swin_small", "slab_swin_small.pth", 83.6),

@@ -39,13 +39,18 @@ def check_model(path: str, model: str | BackboneConfig) -> ImageClassifier:
     output = loaded(torch.from_numpy(golden.example_input(meta["input_shape"])))
     close(output, expected["output"])
 
-    output.square().mean().backward()
-    key_map = layout_of(loaded.config).map_for(loaded.config)
-    grads = key_map.to_published({k: p.grad for k, p in loaded.named_parameters() if p.grad is not None})
-    norms = [grads[key].norm().item() if key in grads else float("nan") for key in meta["params"]]
     largest = np.nanmax(expected["grad_norms"])
+    norms = gradient_norms(loaded, output, meta)
     np.testing.assert_allclose(norms, expected["grad_norms"], rtol=1e-3, atol=DEAD * largest)
     return loaded
+
+
+def gradient_norms(model: ImageClassifier, output: torch.Tensor, meta: dict[str, Any]) -> list[float]:
+    """The norms of the gradients of mean(output^2) in the order of a golden file; NaN for parameters without one."""
+    output.square().mean().backward()
+    key_map = layout_of(model.config).map_for(model.config)
+    grads = key_map.to_published({k: p.grad for k, p in model.named_parameters() if p.grad is not None})
+    return [grads[key].norm().item() if key in grads else float("nan") for key in meta["params"]]
 
 
 def check_round_trip(path: str, model: str | BackboneConfig) -> None:
