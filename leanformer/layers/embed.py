@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -97,9 +98,9 @@ class ReluStem(nn.Module):
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The batch norms behind the convolutions, and the norm behind all."""
-        places = [(self.bns, str(index), self.convs[index]) for index in range(len(self.bns))]
-        places.append((self, "norm", self.convs[-1]))
-        return tuple(NormSite(owner=owner, attribute=name, before=conv) for owner, name, conv in places)  # type: ignore[arg-type]
+        convs = cast(list[nn.Conv2d], list(self.convs))
+        inner = (NormSite(owner=self.bns, attribute=str(i), before=convs[i]) for i in range(len(self.bns)))
+        return (*inner, NormSite(owner=self, attribute="norm", before=convs[-1]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """(B, 3, H, W) to tokens (B, H/p W/p, C) and their grid."""
