@@ -2,6 +2,17 @@
 all."""
 
 from leanformer.models.registry import find, list_models
-from leanformer.zoo import attention_removal, base, flatten, l2vit, layouts, slab, weights
+from leanformer.zoo import attention_removal, base, dense, flatten, l2vit, layouts, slab, weights
 
-__all__ = ["attention_removal", "base", "find", "flatten", "l2vit", "layouts", "list_models", "slab", "weights"]
+__all__ = [
+    "attention_removal",
+    "base",
+    "dense",
+    "find",
+    "flatten",
+    "l2vit",
+    "layouts",
+    "list_models",
+    "slab",
+    "weights",
+]
