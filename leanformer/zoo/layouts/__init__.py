@@ -6,4 +6,7 @@ The first layout of a family is the one its authors publish; SLAB's and FLatten'
 
 from leanformer.zoo.layouts import l2vit, pvt, swin, vit
 
-__all__ = ["l2vit", "pvt", "swin", "vit"]
+# isort: split
+from leanformer.zoo.layouts import hugging_face, timm_names  # behind those of the authors, which come first
+
+__all__ = ["hugging_face", "l2vit", "pvt", "swin", "timm_names", "vit"]

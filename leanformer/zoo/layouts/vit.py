@@ -104,13 +104,10 @@ def _fit_timm(config: BackboneConfig, shapes: Shapes) -> ViT:
     return fit_form(replace(config, pool=pool, pool_first=pool_first), shapes, TIMM)
 
 
+def _is_timm(shapes: Shapes) -> bool:
+    mean_pooled = "blocks.0.norm2.weight" in shapes and TIMM.class_token not in shapes
+    return mean_pooled or TIMM.registers in shapes or "fc_norm.weight" in shapes
+
+
 register_layout("vit", Layout(name="published", key_map=vit, adapt=_fit_published))
-register_layout(
-    "vit",
-    Layout(
-        name="timm",
-        key_map=timm_vit,
-        adapt=_fit_timm,
-        recognizes=lambda shapes: TIMM.registers in shapes or "fc_norm.weight" in shapes,
-    ),
-)
+register_layout("vit", Layout(name="timm", key_map=timm_vit, adapt=_fit_timm, recognizes=_is_timm))
