@@ -34,6 +34,9 @@ class Backbone(nn.Module):
     """Maps images to tokens and their grid."""
     stages: nn.ModuleList
     """`Stage`s, each on the map that the one before gave."""
+    drops_odd_rows: ClassVar[bool] = False
+    """Whether the last row or column of a map with an odd side is left out of the next stage's, as in PVT; else it gets
+    a neighbour of zeros."""
 
     def embed(self, images: Tensor) -> tuple[Tensor, Grid]:
         """The tokens (B, prefix + N, C) that the first stage reads, and their grid."""
@@ -65,6 +68,13 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """Tokens (B, prefix + N, C) of the last stage, not normalised, and their grid."""
         return self.forward_stages(images)[-1]
+
+    def feature_grids(self, image_grid: Grid) -> list[Grid]:
+        """The size of each map of `forward_features`, for images whose sides are multiples of the first stride."""
+        up = 0 if self.drops_odd_rows else 1
+        strides = [info.stride for info in self.feature_info]
+        height, width = image_grid
+        return [((height + up * (s - 1)) // s, (width + up * (s - 1)) // s) for s in strides]
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """One map (B, C, H, W) for each stage, prefix tokens left out."""
