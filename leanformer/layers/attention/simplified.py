@@ -3,7 +3,8 @@ on the keys, and a depthwise convolution on the values that returns the local de
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from leanformer import ops
 from leanformer.config import register_config
@@ -19,6 +20,8 @@ class SimplifiedLinear(KernelAttention):
 
     local_kernel: int = 5
     """Side of the depthwise convolution on the values, odd."""
+    spare_scale: bool = False
+    """Keep a scale that nothing reads, as SLAB's CSwin files do, so that they load and are written whole."""
 
     def __post_init__(self) -> None:
         if self.local_kernel < 1 or self.local_kernel % 2 == 0:
@@ -26,11 +29,15 @@ class SimplifiedLinear(KernelAttention):
 
     def kernel(self, site: Site) -> Kernel:
         """The kernel for this place."""
-        return SimplifiedKernel(site, self.local_kernel)
+        return SimplifiedKernel(site, self.local_kernel, self.spare_scale)
 
 
 class SimplifiedKernel(LocalLinearKernel):
     """relu(q) (relu(k + p)^T v), normalised by the sum of weights, plus the local term."""
+
+    def __init__(self, site: Site, local_kernel: int = 5, spare_scale: bool = False) -> None:
+        super().__init__(site, local_kernel)
+        self.scale = nn.Parameter(torch.zeros(1, 1, site.width), requires_grad=False) if spare_scale else None
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, key_grid: Grid, mask: Tensor | None = None
