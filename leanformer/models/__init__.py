@@ -1,6 +1,6 @@
 """Backbones, the classifier around them, and the registry of names. Importing this registers every base model."""
 
-from leanformer.models import l2vit, pvt, swin, vit
+from leanformer.models import cswin, l2vit, pvt, swin, vit
 from leanformer.models.backbone import Backbone, BackboneConfig, FeatureInfo
 from leanformer.models.classifier import ImageClassifier
 from leanformer.models.preprocess import Preprocess
@@ -12,6 +12,7 @@ __all__ = [
     "FeatureInfo",
     "ImageClassifier",
     "Preprocess",
+    "cswin",
     "find",
     "l2vit",
     "list_models",

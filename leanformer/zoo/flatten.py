@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
-from leanformer.layers.attention import FocusedLinear
+from leanformer.layers.attention import FocusedLinear, Softmax
 from leanformer.models import Preprocess
+from leanformer.models.cswin import CSwin, cswin_base, cswin_small, cswin_tiny
 from leanformer.models.pvt import (
     PVT,
     PVTv2,
@@ -57,6 +58,30 @@ def flatten_swin_base() -> Swin:
 def flatten_swin_base_384() -> Swin:
     """Swin-B at 384 pixels with windows of 12 in stages 3-4."""
     return replace(flatten_swin_base(), image_size=384, window_size=(None, None, 12, 12))
+
+
+@register
+def flatten_cswin_tiny() -> CSwin:
+    """CSwin-T (2-4-18-1 blocks), focused linear attention over the whole map in stages 1-2, softmax after."""
+    return replace(_flatten_cswin(cswin_tiny()), depths=(2, 4, 18, 1))
+
+
+@register
+def flatten_cswin_small() -> CSwin:
+    """CSwin-S, focused linear attention over the whole map in stages 1-2, softmax after."""
+    return _flatten_cswin(cswin_small())
+
+
+@register
+def flatten_cswin_base() -> CSwin:
+    """CSwin-B (3-6-29-2 blocks), focused linear attention over the whole map in stages 1-2, softmax after."""
+    return replace(_flatten_cswin(cswin_base()), depths=(3, 6, 29, 2))
+
+
+@register
+def flatten_cswin_base_384() -> CSwin:
+    """FLatten-CSwin-B at 384 pixels with stripes of 12 in stage 3."""
+    return replace(flatten_cswin_base(), image_size=384, split_size=(None, None, 12, None), drop_path=0.7)
 
 
 @register
@@ -124,6 +149,11 @@ def _flatten_swin(base: Swin) -> Swin:
     return replace(base, attention=(linear, linear, SWIN_SOFTMAX, SWIN_SOFTMAX), window_size=(None, None, 7, 7))
 
 
+def _flatten_cswin(base: CSwin) -> CSwin:
+    linear = FocusedLinear()
+    return replace(base, attention=(linear, linear, Softmax(), Softmax()), split_size=(None, None, 7, None))
+
+
 def _flatten_pvt(base: PVT) -> PVT:
     return replace(_linear(base), pool="mean", spare_norm=True)
 
@@ -139,5 +169,6 @@ for _name, _preprocess, _reported in (
     ("flatten_swin_small", Preprocess(fit="squash"), {"top1": 83.5}),
     ("flatten_swin_base", Preprocess(fit="squash"), {"top1": 83.8}),
     ("flatten_swin_base_384", Preprocess(image_size=(384, 384), fit="squash", crop=1.0), {"top1": 85.0}),
+    ("flatten_cswin_tiny", Preprocess(fit="squash"), {"top1": 83.130, "top5": 96.376}),
 ):
     publish(f"{_name}.in1k", Weights(page=PAGE, preprocess=_preprocess, reported=_reported))

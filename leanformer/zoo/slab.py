@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
-from leanformer.layers.attention import SimplifiedLinear
+from leanformer.layers.attention import SimplifiedLinear, Softmax
 from leanformer.layers.norm import LayerNorm, Norms, PRepBN
+from leanformer.models.cswin import CSwin, cswin_small, cswin_tiny
 from leanformer.models.pvt import (
     PVT,
     PVTv2,
@@ -92,6 +93,18 @@ def slab_swin_nano() -> Swin:
     """A SLAB model of 0.4 million parameters for small images: simplified linear attention throughout, convolutional
     stem."""
     return replace(swin_nano(), attention=SimplifiedLinear(), window_size=None, norms=SWIN_NORMS)
+
+
+@register
+def slab_cswin_tiny() -> CSwin:
+    """CSwin-T (2-4-18-1 blocks), simplified linear attention over the whole map in stages 1-2, progressive RepBN."""
+    return replace(_slab_cswin(cswin_tiny()), depths=(2, 4, 18, 1), drop_path=0.1)
+
+
+@register
+def slab_cswin_small() -> CSwin:
+    """CSwin-S, simplified linear attention over the whole map in stages 1-2, progressive RepBN."""
+    return replace(_slab_cswin(cswin_small()), drop_path=0.3)
 
 
 @register
@@ -228,6 +241,16 @@ def _slab_swin(base: Swin) -> Swin:
     )
 
 
+def _slab_cswin(base: CSwin) -> CSwin:
+    linear = SimplifiedLinear(spare_scale=True)
+    return replace(
+        base,
+        attention=(linear, linear, Softmax(), Softmax()),
+        split_size=(None, None, 7, None),
+        norms=SWIN_NORMS,
+    )
+
+
 def _pvt_prepbn(base: PVT, drop_path: float) -> PVT:
     return replace(base, pool="mean", norms=PVT_NORMS, drop_path=drop_path)
 
@@ -248,5 +271,6 @@ for _name, _file, _top1 in (
     ("swin_tiny_prepbn", "swin_tiny_prepbn.pth", 81.4),
     ("slab_swin_tiny", "slab_swin_tiny.pth", 81.8),
     ("slab_swin_small", "slab_swin_small.pth", 83.6),
+    ("slab_cswin_tiny", "slab_cswin_tiny.pth", 82.8),
 ):
     publish(f"{_name}.in1k", Weights(page=f"{PAGE}/releases", file=_file, reported={"top1": _top1}))
