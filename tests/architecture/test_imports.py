@@ -28,15 +28,18 @@ THIRD_PARTY = {
     "viz": IMAGES,
     "recipes": TORCH,
     "cli": {"tyro"},
+    "integrations": TORCH,
     "api": TORCH,
     "__init__": set(),
 }
 """What each part may import when it is imported; everything else waits in the function that needs it."""
+ASKED_FOR = {PACKAGE / "integrations" / "timm.py": {"timm"}}
+"""Modules that are imported by nobody but the user who wants that library."""
 
 
 def test_a_module_imports_at_once_only_what_its_folder_may():
     for path in library_files():
-        allowed = THIRD_PARTY[part_of(path)] | {"leanformer"}
+        allowed = THIRD_PARTY[part_of(path)] | ASKED_FOR.get(path, set()) | {"leanformer"}
         for line, module in _imports(path):
             top = module.partition(".")[0]
             assert top in allowed or top in sys.stdlib_module_names, (
@@ -59,6 +62,15 @@ def test_every_part_of_the_package_has_its_place_in_the_order_of_layers():
     assert parts - placed == {"__init__", "api"}
     assert placed <= parts
     assert set(THIRD_PARTY) == parts
+
+
+def test_a_module_that_imports_a_library_at_once_is_imported_by_no_other():
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ASKED_FOR}
+    for path in library_files():
+        nodes = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        assert not names & {module for node in nodes for module in imported_modules(node)}, path
 
 
 def test_imports_for_the_type_checker_or_inside_functions_are_not_made_at_once():
