@@ -7,6 +7,7 @@ The cache is the folder that `LEANFORMER_CACHE` names, else `leanformer` in `XDG
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import logging
@@ -150,7 +151,8 @@ def _download(remote: Remote, path: Path, opener: Callable[[str], Answer]) -> No
             f"{path.name} could not be fetched from {remote.url} ({reason}); {remote.by_hand()}"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _copy(answer: Answer, target: Path, name: str) -> str:

@@ -6,7 +6,9 @@ the disk and then takes the target's name, so that a crash or a full disk leaves
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -152,6 +154,13 @@ def write_safetensors(
     return _write(Path(path), chunks(), 8 + len(text) + end)
 
 
+def write_torch(path: str | Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a torch file that holds a plain dict of tensors and nothing else, atomically; returns its SHA-256."""
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, buffer)
+    return write_bytes(path, buffer.getvalue())
+
+
 def _raw(tensor: Tensor) -> memoryview:
     assert sys.byteorder == "little", "safetensors files are little-endian"
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
@@ -176,7 +185,8 @@ def _write(path: Path, chunks: Iterator[bytes | memoryview] | list[bytes], size:
             f"{path}: could not be written ({error.strerror or error}); {_room(path.parent, size)}"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ import tyro
 
 from leanformer.cli.bench import Bench
 from leanformer.cli.compress import Compress
+from leanformer.cli.convert import Convert
 from leanformer.cli.demo import Demo
 from leanformer.cli.doctor import Doctor
 from leanformer.cli.evaluate import Evaluate
@@ -34,6 +35,7 @@ COMMANDS = {
     "predict": Predict,
     "compress": Compress,
     "export": Export,
+    "convert": Convert,
     "bench": Bench,
     "list": List,
     "info": Info,

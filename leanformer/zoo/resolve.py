@@ -121,7 +121,12 @@ def find_pretrained(name: str | None, weights: Source | None = None, *, ema: boo
     if weights is None:
         weights = _fetched(name, record)
     if isinstance(weights, Mapping):
-        return Pretrained(name=name, tensors=weights, source=f"the tensors given for {name or 'it'}", record=record)
+        return Pretrained(
+            name=name,
+            tensors=weights,
+            source=f"the tensors given for {name}" if name else "the tensors given",
+            record=record,
+        )
     return Pretrained(name=name, tensors=files.read_weights(weights, ema=ema), source=str(weights), record=record)
 
 
