@@ -13,6 +13,7 @@ import torch
 from published import DEAD, HERE, close, weights_of
 
 import leanformer
+from leanformer.bench import count_cost
 from leanformer.errors import CheckpointError, ConfigError
 from leanformer.layers.norm import BatchNorm, LayerNorm
 from leanformer.models import find
@@ -196,20 +197,57 @@ def test_levels_and_norms_that_do_not_fit_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "num_params"),
+    ("name", "num_params", "giga_macs", "giga_macs_large"),
     [
-        ("slab_swin_tiny_dense", 28_447_412),
-        ("slab_swin_small_dense", 49_783_772),
-        ("swin_tiny_prepbn_dense", 27_543_958),
-        ("swin_small_prepbn_dense", 48_880_318),
-        ("pvt_tiny_prepbn", 12_726_554),
-        ("pvt_small_prepbn", 23_994_801),
-        ("l2vit_tiny", 27_829_125),
-        ("l2vit_small", 49_431_501),
-        ("l2vit_base", 87_553_980),
+        ("slab_swin_tiny_dense", 28_447_412, 4.48, 96.9),
+        ("slab_swin_small_dense", 49_783_772, 8.73, 189.0),
+        ("swin_tiny_prepbn_dense", 27_543_958, 4.49, 95.6),
+        ("swin_small_prepbn_dense", 48_880_318, 8.74, 187.6),
+        ("pvt_tiny_prepbn", 12_726_554, 1.93, 69.5),
+        ("pvt_small_prepbn", 23_994_801, 3.81, 134.1),
     ],
 )
-def test_backbones_have_the_published_number_of_parameters(name: str, num_params: int) -> None:
+def test_backbones_have_the_published_parameters_and_multiply_accumulates(
+    name: str, num_params: int, giga_macs: float, giga_macs_large: float
+) -> None:
+    with torch.device("meta"):
+        pyramid = build_pyramid(name)
+    small, large = count_cost(pyramid, 224), count_cost(pyramid, (800, 1280))
+    assert small.parameters == num_params
+    assert small.macs / 1e9 == pytest.approx(giga_macs, rel=5e-3)
+    assert large.macs / 1e9 == pytest.approx(giga_macs_large, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_params"), [("l2vit_tiny", 27_829_125), ("l2vit_small", 49_431_501), ("l2vit_base", 87_553_980)]
+)
+def test_l2vit_backbones_have_the_published_number_of_parameters(name: str, num_params: int) -> None:
     with torch.device("meta"):
         pyramid = build_pyramid(name)
     assert sum(p.numel() for p in pyramid.parameters()) == num_params
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("slab/gain0.6/slab_swin_t", "slab_swin_tiny_dense"), ("slab/gain0.6/swin_t_prepbn", "swin_tiny_prepbn_dense")],
+)
+def test_slab_trunks_start_from_the_published_classifiers_whose_norms_may_be_bare(path: str, name: str) -> None:
+    meta, _ = golden.load(HERE / f"{path}.npz")
+    weights = weights_of(meta)
+    pyramid = load_pyramid(name, weights)
+    assert torch.equal(pyramid.backbone.stem.proj.weight, weights["patch_embed.proj.weight"])
+    rep = getattr(pyramid.backbone.stem.norm, "rep", pyramid.backbone.stem.norm)
+    key = "patch_embed.norm.norm2" if "patch_embed.norm.norm2.alpha" in weights else "patch_embed.norm"
+    assert torch.equal(rep.bn.running_var, weights[f"{key}.bn.running_var"])
+
+
+def test_folding_changes_no_map_of_shifted_windows_that_pad() -> None:
+    pyramid, _, _ = load_golden(f"{SLAB}/slab_swin_tiny")
+    images = image_of([1, 3, 100, 132])
+    with torch.inference_mode():
+        before = pyramid(images)
+        report = leanformer.FoldNorms().apply(pyramid)
+        assert len(report.details["folded"]) == 28 and not report.details["frozen"]
+        assert report.details["left"] == [f"norms.{level}" for level in range(4)]
+        for image, expected in zip(pyramid(images), before, strict=True):
+            close(image, expected.numpy())
