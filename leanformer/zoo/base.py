@@ -88,7 +88,14 @@ for _name, _file, _top1 in (
     ("pvt_v2_b4", "pvt_v2_b4.pth", 83.6),
     ("pvt_v2_b5", "pvt_v2_b5.pth", 83.8),
 ):
-    publish(f"{_name}.in1k", Weights(page=_PVT, file=_file, license="Apache-2.0", reported={"top1": _top1}))
+    _weights = Weights(
+        page=_PVT,
+        file=_file,
+        url=f"{_PVT}/releases/download/v2/{_file}",
+        license="Apache-2.0",
+        reported={"top1": _top1},
+    )
+    publish(f"{_name}.in1k", _weights)
 for _name, _file, _preprocess, _top1 in (
     ("cswin_tiny", "cswin_tiny_224.pth", Preprocess(crop=0.9), 82.8),
     ("cswin_small", "cswin_small_224.pth", Preprocess(crop=0.9), 83.6),

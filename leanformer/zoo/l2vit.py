@@ -13,6 +13,7 @@ from leanformer.models import Preprocess
 from leanformer.zoo.weights import Weights, publish
 
 PAGE = "https://github.com/ChuanyangZheng/L2ViT/releases/tag/v1.0"
+_FILES = PAGE.replace("tag", "download")
 _AT_384 = Preprocess(image_size=(384, 384), fit="squash", crop=1.0)
 
 for _name, _file, _reported, _preprocess in (
@@ -28,4 +29,12 @@ for _name, _file, _reported, _preprocess in (
     ("l2vit_base.in22k", "L2ViT-Base-22k-pretrain-checkpoint-best.pth", {}, Preprocess()),
     ("l2vit_base_384.in22k_in1k", "L2ViT-Base-22k21k-finetune-384-checkpoint-best.pth", {"top1": 87.0}, _AT_384),
 ):
-    publish(_name, Weights(page=PAGE, file=_file, license="MIT", preprocess=_preprocess, reported=_reported))
+    _weights = Weights(
+        page=PAGE,
+        file=_file,
+        url=f"{_FILES}/{_file}",
+        license="MIT",
+        preprocess=_preprocess,
+        reported=_reported,
+    )
+    publish(_name, _weights)

@@ -273,4 +273,5 @@ for _name, _file, _top1 in (
     ("slab_swin_small", "slab_swin_small.pth", 83.6),
     ("slab_cswin_tiny", "slab_cswin_tiny.pth", 82.8),
 ):
-    publish(f"{_name}.in1k", Weights(page=f"{PAGE}/releases", file=_file, reported={"top1": _top1}))
+    _url = f"{PAGE}/releases/download/ckpts/{_file}"
+    publish(f"{_name}.in1k", Weights(page=f"{PAGE}/releases", file=_file, url=_url, reported={"top1": _top1}))

@@ -68,9 +68,9 @@ def _models() -> dict[str, TimmModel]:
                 std=_HALF,
             )
     for size in ("small", "base"):
-        for form, ours in (("", ""), ("_reg4", "_registers")):
+        for form, ours, changes in (("", "", {}), ("_reg4", "_registers", {"prefix_positions": "none"})):
             found[f"vit_{size}_patch14{form}_dinov2"] = TimmModel(
-                base=f"vit_{size}_dinov2{ours}", tag="lvd142m", crop=1.0
+                base=f"vit_{size}_dinov2{ours}", changes=changes, tag="lvd142m", crop=1.0
             )
     for size, tag in (("tiny", "ms_in1k"), ("small", "ms_in22k_ft_in1k"), ("base", "ms_in22k_ft_in1k")):
         found[f"swin_{size}_patch4_window7_224"] = TimmModel(base=f"swin_{size}", tag=tag, license="MIT")
@@ -142,7 +142,7 @@ def describe_timm(name: str, record: Path | None = None) -> Weights:
     described = described.get("pretrained_cfg") or described
     try:
         preprocess = _preprocess(described, model.preprocess())
-    except (TypeError, ValueError, KeyError, ConfigError) as error:
+    except (TypeError, ValueError, LookupError, ConfigError) as error:
         raise CheckpointError(f"{record}: its preprocessing cannot be read ({error})") from error
     return Weights(page=page, file=file, license=described.get("license") or model.license, preprocess=preprocess)
 
