@@ -1,6 +1,6 @@
 """Backbones, the classifier around them, and the registry of names. Importing this registers every base model."""
 
-from leanformer.models import cswin, l2vit, pvt, swin, vit
+from leanformer.models import cswin, l2vit, pvt, swiftformer, swin, vit
 from leanformer.models.backbone import Backbone, BackboneConfig, FeatureInfo
 from leanformer.models.classifier import ImageClassifier
 from leanformer.models.preprocess import Preprocess
@@ -14,10 +14,11 @@ __all__ = [
     "Preprocess",
     "cswin",
     "find",
-    "l2vit",
     "list_models",
+    "l2vit",
     "pvt",
     "register",
+    "swiftformer",
     "swin",
     "vit",
 ]

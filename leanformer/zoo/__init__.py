@@ -2,7 +2,7 @@
 all."""
 
 from leanformer.models.registry import find, list_models
-from leanformer.zoo import attention_removal, base, dense, flatten, l2vit, layouts, slab, weights
+from leanformer.zoo import attention_removal, base, dense, flatten, l2vit, layouts, slab, swiftformer, weights
 
 __all__ = [
     "attention_removal",
@@ -14,5 +14,6 @@ __all__ = [
     "layouts",
     "list_models",
     "slab",
+    "swiftformer",
     "weights",
 ]
