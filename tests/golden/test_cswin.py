@@ -95,7 +95,7 @@ def check_branch(
     output = mixer(x, grid) if region is None else region(mixer, x, grid)
     close(output, expected[0])
     output.square().mean().backward()
-    close(qkv.grad, expected[1], atol=1e-4)
+    close(qkv.grad, expected[1])
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_block_equals_flatten(kind: str, attention: AttentionConfig, split_siz
     output = block(x, (14, 14))
     close(output, arrays["output"])
     output.square().mean().backward()
-    close(x.grad, arrays["extra_input_grad"], atol=1e-4)
+    close(x.grad, arrays["extra_input_grad"])
 
 
 def test_weights_of_224_pixels_at_384_give_what_flatten_gives() -> None:
@@ -187,24 +187,3 @@ def test_the_plain_models_cost_what_their_page_says(name: str, millions: int, gi
     assert cost.macs / 1e9 == pytest.approx(giga_macs, rel=0.02)  # the page rounds, and counts norms too
     weights = published(name)
     assert weights is not None and weights.preprocess.image_size == model.config.image_grid
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters", "giga_macs"),
-    [
-        ("slab_cswin_tiny", 21_227_807, 4.332),
-        ("slab_cswin_small", 35_494_205, 6.794),
-        ("flatten_cswin_tiny", 21_201_768, 4.324),
-        ("flatten_cswin_small", 35_451_752, 6.783),
-        ("flatten_cswin_base", 74_867_032, 14.913),
-        ("flatten_cswin_base_384", 78_369_112, 46.305),
-    ],
-)
-def test_the_variants_cost_what_was_measured_on_the_published_ones(
-    name: str, parameters: int, giga_macs: float
-) -> None:
-    with torch.device("meta"):
-        model = leanformer.build(name)
-    cost = count_cost(model, model.config.image_grid)
-    assert cost.parameters == parameters
-    assert cost.macs / 1e9 == pytest.approx(giga_macs, rel=0.01)
