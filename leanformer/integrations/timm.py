@@ -67,6 +67,8 @@ def _create(
     own."""
     if not dynamic_img_size:
         raise ConfigError(f"dynamic_img_size=False: {name} takes images of any size; leave it out")
+    if kwargs.get("feature_cls", "getter") != "getter":
+        raise ConfigError(f"feature_cls={kwargs['feature_cls']!r}: {name} gives its features by 'getter'; leave it out")
     source = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
     loaded = None
     if pretrained and not _is_foreign(name, source):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -16,12 +17,25 @@ from timm.utils import ModelEmaV3
 import leanformer
 import leanformer.integrations.timm as bridge
 from leanformer.errors import CheckpointError, ConfigError, EditError
-from leanformer.integrations.timm_model import take_indices
+from leanformer.integrations.timm_model import TimmClassifier, take_indices
+from leanformer.models import find
 from leanformer.zoo.weights import all_published, layout_of
 
 NANOS = leanformer.list_models("*_nano")
 SIZES = [(64, 64), (40, 72)]
 every_nano = pytest.mark.parametrize("name", NANOS)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEANFORMER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def write_published(model: leanformer.ImageClassifier, file: Path) -> None:
+    key_map = layout_of(model.config).map_for(model.config)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": key_map.to_published(model.state_dict())}, file)
 
 
 def images(size: tuple[int, int] = (64, 64), count: int = 2) -> torch.Tensor:
@@ -171,6 +185,7 @@ def test_what_timms_data_loading_asks_for_is_what_the_weights_were_measured_with
         ("swin_nano", {"image_size": "64"}, ConfigError, "'64' is not of type"),
         ("swin_nano", {"global_pool": "max"}, ConfigError, "swin_nano pools by 'avg'; leave it out"),
         ("deit_nano", {"global_pool": ""}, ConfigError, "global_pool='' is for num_classes=0, got 10"),
+        ("swin_nano", {"features_only": True, "feature_cls": "hook"}, ConfigError, "its features by 'getter'"),
         ("swin_nano", {"dynamic_img_size": False}, ConfigError, "takes images of any size"),
         ("swin_nano", {"features_only": True, "out_indices": (0, 5)}, ConfigError, r"\(0, 5\) ask for .*; there are 2"),
         ("swin_nano", {"pretrained": True}, CheckpointError, "swin_nano has no published weights"),
@@ -185,7 +200,7 @@ def test_what_cannot_be_done_is_refused_with_the_way_out(name, arguments, error,
 def test_a_published_file_is_read_by_leanformer_and_adapted(tmp_path):
     ours = leanformer.build("deit_nano")
     file = tmp_path / "published.pth"
-    torch.save({"model": layout_of(ours.config).map_for(ours.config).to_published(ours.state_dict())}, file)
+    write_published(ours, file)
     take = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
     x = images()
     with torch.inference_mode():
@@ -208,6 +223,24 @@ def test_weights_that_timm_was_given_itself_are_loaded_by_timm():
     assert torch.equal(model.backbone(x)[0], ours.backbone(x)[0])
 
 
+def test_published_weights_are_found_where_leanformer_keeps_them(cache):
+    ours = leanformer.build("flatten_swin_tiny").eval()
+    write_published(ours, all_published()["flatten_swin_tiny.in1k"].remote("flatten_swin_tiny.in1k").place)
+    model = timm.create_model("flatten_swin_tiny.in1k", pretrained=True).eval()
+    assert cache in Path(model.origin["from"]).parents
+    x = images()
+    with torch.inference_mode():
+        assert torch.equal(model(x), ours(x))
+
+
+def test_weights_with_a_direct_link_are_listed_as_pretrained():
+    listed = set(timm.list_pretrained())
+    for name, weights in all_published().items():
+        if "leanformer" in timm.models.model_entrypoint(name.partition(".")[0]).__module__:
+            assert (name in listed) == (weights.url is not None)
+
+
+@pytest.mark.usefixtures("cache")
 def test_weights_that_must_be_downloaded_by_hand_are_explained_in_timms_words():
     message = r"(?s)download.*LeapLabTHU.*pretrained_cfg_overlay=\{'file': PATH\}"
     with pytest.raises(CheckpointError, match=message):
@@ -296,6 +329,23 @@ def test_the_classifier_and_its_features_are_exported_as_one_program(name):
     for options in ({}, {"features_only": True}):
         model = timm.create_model(name, **options).eval()
         torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", leanformer.list_models())
+def test_every_registered_model_takes_the_interface(name):
+    with torch.device("meta"):
+        model = TimmClassifier(find(name), name).eval()
+        x = torch.randn(1, 3, *model.config.image_grid)
+    scores = model.forward_head(model.forward_features(x))
+    assert scores.shape == (1, model.num_classes or model.num_features)
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    for feature, info in zip(maps, model.feature_info, strict=True):
+        sides = [side // info["reduction"] for side in model.config.image_grid]
+        assert feature.shape == (1, info["num_chs"], *sides)
+    blocks = sum(len(stage.blocks) for stage in model.backbone.stages)
+    groups = timm.models.group_parameters(model, model.group_matcher())
+    assert len(groups) == 1 + blocks + bool(model.num_classes)
 
 
 def test_places_of_features_are_counted_from_either_end():
