@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from leanformer import ops
 from leanformer.errors import ConfigError
+from leanformer.layers.region import PaddedRegion
 from leanformer.layers.site import Grid, NormSite
 
 
@@ -111,20 +112,13 @@ class ReluStem(nn.Module):
         return _to_tokens(x, self.norm)
 
 
-class NormedDownsample(nn.Module):
+class NormedDownsample(PaddedRegion):
     """A norm, then a strided convolution of the map; odd sides are padded between the two."""
-
-    pad: Tensor | None
 
     def __init__(self, dim: int, dim_out: int, norm: nn.Module, *, kernel_size: int = 2, padding: int = 0) -> None:
         super().__init__()
         self.norm = norm
         self.proj = nn.Conv2d(dim, dim_out, kernel_size, stride=2, padding=padding)
-        self.register_buffer("pad", None)
-
-    def set_padding(self, value: Tensor) -> None:
-        """Pad with the vector `value`, (C,), in place of zeros."""
-        self.pad = value
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norm in front of the convolution."""

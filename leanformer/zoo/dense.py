@@ -19,6 +19,7 @@ from leanformer.models import BackboneConfig, find, register
 from leanformer.models.dense import LevelNorms, PyramidFeatures
 from leanformer.models.swin import Swin, swin_small
 from leanformer.zoo.layouts.dense import dense_layout, dense_map, head_keys
+from leanformer.zoo.load import check_tensors
 from leanformer.zoo.slab import SWIN_NORMS, slab_swin_small, slab_swin_tiny, swin_tiny_prepbn
 from leanformer.zoo.weights import layout_of
 
@@ -101,6 +102,7 @@ def load_pyramid(
     config = find(model) if isinstance(model, str) else model
     source = "the tensors given" if isinstance(weights, Mapping) else str(weights)
     tensors = dict(weights) if isinstance(weights, Mapping) else files.read_weights(weights, ema=ema)
+    check_tensors(tensors, source)
     tensors = _backbone_part(tensors, source, backbone_only)
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     config = layout_of(config).adapt(config, shapes)

@@ -46,7 +46,7 @@ def load_published(
         CheckpointError: if the keys or shapes are not those of the model, naming the first foreign key and the model
             that the checkpoint looks like.
     """
-    _check_tensors(tensors, source)
+    check_tensors(tensors, source)
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     layout = layout_of(config, shapes)
     config = layout.adapt(config, shapes)
@@ -76,8 +76,12 @@ def load_published(
     return model
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Weights are dense tensors with numbers, by their names."""
+def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Weights are dense tensors with numbers, by their names.
+
+    Raises:
+        CheckpointError: naming the first that is not.
+    """
     for key, value in tensors.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
