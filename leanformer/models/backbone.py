@@ -3,7 +3,7 @@ it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar, NamedTuple, cast
 
@@ -13,6 +13,7 @@ from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import AttentionConfig, Softmax
 from leanformer.layers.block import Stage
+from leanformer.layers.embed import ConvDownsample
 from leanformer.layers.head import ClassifierHead
 from leanformer.layers.init import trunc_normal_linears
 from leanformer.layers.norm import Norms
@@ -187,6 +188,49 @@ def patch_grid(config: BackboneConfig, patch_size: int) -> Grid:
             )
     height, width = config.image_grid
     return height // patch_size, width // patch_size
+
+
+def halving_grids(grid: Grid, count: int) -> list[Grid]:
+    """`count` grids from `grid` on, each of half the sides of the one before, rounded up."""
+    grids = [grid]
+    while len(grids) < count:
+        grids.append(((grids[-1][0] + 1) // 2, (grids[-1][1] + 1) // 2))
+    return grids[:count]
+
+
+def build_stages(
+    config: StagedConfig,
+    grids: Sequence[Grid],
+    downsample: Callable[[int], nn.Module],
+    block: Callable[[int, int, Grid, float], nn.Module],
+) -> nn.ModuleList:
+    """The stages of a hierarchical backbone.
+
+    Args:
+        grids: the map of each stage.
+        downsample: gives, for each stage but the first, what makes its map of the one before.
+        block: gives the block for (stage, index in it, grid, drop-path rate).
+    """
+    rates = config.drop_path_iterator()
+    return nn.ModuleList(
+        Stage(
+            [block(stage, index, grid, next(rates)) for index in range(depth)],
+            downsample=downsample(stage) if stage else None,
+        )
+        for stage, (grid, depth) in enumerate(zip(grids, config.depths, strict=True))
+    )
+
+
+def conv_downsample(config: StagedConfig, stage: int) -> nn.Module:
+    """A 3 x 3 convolution of stride 2 to the channels of `stage`, then a norm."""
+    dims = config.dims
+    norm = config.norms.at("downsample").build(dims[stage])
+    return ConvDownsample(dims[stage - 1], dims[stage], norm, kernel_size=3, padding=1)
+
+
+def stage_info(config: StagedConfig, patch_size: int) -> tuple[FeatureInfo, ...]:
+    """Channels and strides of stages that each halve the map."""
+    return tuple(FeatureInfo(dim, patch_size << stage) for stage, dim in enumerate(config.dims))
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:

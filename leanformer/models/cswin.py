@@ -4,17 +4,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-
-from torch import nn
+from functools import partial
 
 from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.layers.attention.cross_shaped import cross_shaped
-from leanformer.layers.block import Block, Stage, pre_norm_block
-from leanformer.layers.embed import ConvDownsample, PatchEmbed
+from leanformer.layers.block import Block, pre_norm_block
+from leanformer.layers.embed import PatchEmbed
 from leanformer.layers.init import trunc_normal_linears
 from leanformer.layers.mlp import MLP
 from leanformer.layers.site import Grid, Site
-from leanformer.models.backbone import Backbone, FeatureInfo, StagedConfig, patch_grid
+from leanformer.models.backbone import (
+    Backbone,
+    StagedConfig,
+    build_stages,
+    conv_downsample,
+    halving_grids,
+    patch_grid,
+    stage_info,
+)
 from leanformer.models.registry import register
 
 PATCH_SIZE = 4
@@ -51,17 +58,9 @@ class CSwinTransformer(Backbone):
         dims, norms = config.dims, config.norms
         stem_norm = norms.at("stem").build(dims[0])
         self.stem = PatchEmbed(config.in_channels, dims[0], PATCH_SIZE, stem_norm, kernel_size=7, padding=2)
-        self.feature_info = tuple(FeatureInfo(dim, PATCH_SIZE << stage) for stage, dim in enumerate(dims))
-        rates = config.drop_path_iterator()
-        self.stages = nn.ModuleList()
-        for stage, depth in enumerate(config.depths):
-            downsample = None
-            if stage:
-                grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
-                norm = norms.at("downsample").build(dims[stage])
-                downsample = ConvDownsample(dims[stage - 1], dims[stage], norm, kernel_size=3, padding=1)
-            blocks = [_block(config, stage, index, grid, next(rates)) for index in range(depth)]
-            self.stages.append(Stage(blocks, downsample=downsample))
+        self.feature_info = stage_info(config, PATCH_SIZE)
+        grids = halving_grids(grid, len(dims))
+        self.stages = build_stages(config, grids, partial(conv_downsample, config), partial(_block, config))
         trunc_normal_linears(self)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from leanformer import ops
 from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import AttentionConfig, NormalizedLinear, Softmax
-from leanformer.layers.block import Block, Stage, pre_norm_block
+from leanformer.layers.block import Block, pre_norm_block
 from leanformer.layers.branch import Branch
 from leanformer.layers.conv import ConvPosition
 from leanformer.layers.embed import NormedDownsample, PatchEmbed, ReluStem
@@ -22,7 +23,13 @@ from leanformer.layers.local import LocalConcentration
 from leanformer.layers.mlp import MLP
 from leanformer.layers.region import Window
 from leanformer.layers.site import Grid, NormSite, Site
-from leanformer.models.backbone import Backbone, FeatureInfo, StagedConfig
+from leanformer.models.backbone import (
+    Backbone,
+    StagedConfig,
+    build_stages,
+    halving_grids,
+    stage_info,
+)
 from leanformer.models.registry import register
 
 PATCH_SIZE = 4
@@ -99,21 +106,16 @@ class L2Transformer(Backbone):
         super().__init__()
         dims, norms = config.dims, config.norms
         self.stem = _stem(config)
-        self.feature_info = tuple(FeatureInfo(dim, PATCH_SIZE << stage) for stage, dim in enumerate(dims))
+        self.feature_info = stage_info(config, PATCH_SIZE)
         height, width = config.image_grid
-        grid = -(-height // PATCH_SIZE), -(-width // PATCH_SIZE)
-        rates = config.drop_path_iterator()
-        stages = []
-        for stage, depth in enumerate(config.depths):
-            downsample = None
-            if stage:
-                grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
-                norm = norms.at("downsample").build(dims[stage - 1])
-                side, padding = (3, 1) if config.overlapped else (2, 0)
-                downsample = NormedDownsample(dims[stage - 1], dims[stage], norm, kernel_size=side, padding=padding)
-            blocks = [_block(config, stage, index, grid, next(rates)) for index in range(depth)]
-            stages.append(Stage(blocks, downsample=downsample))
-        self.stages = nn.ModuleList(stages)
+        side, padding = (3, 1) if config.overlapped else (2, 0)
+
+        def downsample(stage: int) -> nn.Module:
+            norm = norms.at("downsample").build(dims[stage - 1])
+            return NormedDownsample(dims[stage - 1], dims[stage], norm, kernel_size=side, padding=padding)
+
+        grids = halving_grids((-(-height // PATCH_SIZE), -(-width // PATCH_SIZE)), len(dims))
+        self.stages = build_stages(config, grids, downsample, partial(_block, config))
         trunc_normal_weights(self)
 
     def embed(self, images: Tensor) -> tuple[Tensor, Grid]:

@@ -4,6 +4,7 @@ https://arxiv.org/abs/2106.13797)."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
-from leanformer.layers.block import Block, Stage, pre_norm_block
+from leanformer.layers.block import Block, pre_norm_block
 from leanformer.layers.embed import ConvDownsample, PatchEmbed
 from leanformer.layers.head import ClassifierHead, Pool
 from leanformer.layers.init import fan_out_convs, trunc_normal_linears
@@ -19,7 +20,12 @@ from leanformer.layers.mlp import MLP, ConvMLP
 from leanformer.layers.norm import LayerNorm, Norms
 from leanformer.layers.position import LearnedPosition
 from leanformer.layers.site import Grid, NormSite, Reduction, Site
-from leanformer.models.backbone import Backbone, FeatureInfo, StagedConfig
+from leanformer.models.backbone import (
+    Backbone,
+    StagedConfig,
+    build_stages,
+    stage_info,
+)
 from leanformer.models.registry import register
 
 OUTER = LayerNorm(eps=1e-5)
@@ -163,19 +169,15 @@ class PyramidTransformer(Backbone):
     def __init__(self, config: Pyramid) -> None:
         super().__init__()
         dims, norms = config.dims, config.norms
-        self.feature_info = tuple(FeatureInfo(dim, config.patch_size << stage) for stage, dim in enumerate(dims))
+        self.feature_info = stage_info(config, config.patch_size)
         stem_norm = norms.at("stem").build(dims[0])
         self.stem = PatchEmbed(config.in_channels, dims[0], config.patch_size, stem_norm, **config.patches(0))
-        rates = config.drop_path_iterator()
-        stages = []
-        for stage, (grid, depth) in enumerate(zip(config.grids(), config.depths, strict=True)):
-            downsample = None
-            if stage:
-                norm = norms.at("downsample").build(dims[stage])
-                downsample = ConvDownsample(dims[stage - 1], dims[stage], norm, **config.patches(stage))
-            blocks = [_block(config, stage, index, grid, next(rates)) for index in range(depth)]
-            stages.append(Stage(blocks, downsample=downsample))
-        self.stages = nn.ModuleList(stages)
+
+        def downsample(stage: int) -> nn.Module:
+            norm = norms.at("downsample").build(dims[stage])
+            return ConvDownsample(dims[stage - 1], dims[stage], norm, **config.patches(stage))
+
+        self.stages = build_stages(config, config.grids(), downsample, partial(_block, config))
 
 
 class PyramidVisionTransformer(PyramidTransformer):

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from leanformer.config import PerStage, at, register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import Additive, AttentionConfig
-from leanformer.layers.block import Block, Stage
+from leanformer.layers.block import Block
 from leanformer.layers.branch import Branch, LayerScale
 from leanformer.layers.embed import ConvDownsample, PatchEmbed
 from leanformer.layers.head import ClassifierHead
@@ -17,7 +19,14 @@ from leanformer.layers.local import LocalMLP
 from leanformer.layers.mlp import MLP
 from leanformer.layers.norm import BatchNorm, NormConfig, Norms
 from leanformer.layers.site import Grid, Site
-from leanformer.models.backbone import Backbone, FeatureInfo, StagedConfig
+from leanformer.models.backbone import (
+    Backbone,
+    StagedConfig,
+    build_stages,
+    conv_downsample,
+    halving_grids,
+    stage_info,
+)
 from leanformer.models.registry import register
 
 
@@ -60,20 +69,10 @@ class SwiftFormerBackbone(Backbone):
     def __init__(self, config: SwiftFormer) -> None:
         super().__init__()
         dims, norms = config.dims, config.norms
-        self.feature_info = tuple(FeatureInfo(dim, 4 << stage) for stage, dim in enumerate(dims))
+        self.feature_info = stage_info(config, 4)
         self.stem = SwiftFormerStem(config.in_channels, dims[0], norms.at("stem"))
-        grid = _half(_half(config.image_grid))
-        rates = config.drop_path_iterator()
-        stages = []
-        for stage, depth in enumerate(config.depths):
-            downsample = None
-            if stage:
-                grid = _half(grid)
-                norm = norms.at("downsample").build(dims[stage])
-                downsample = ConvDownsample(dims[stage - 1], dims[stage], norm, kernel_size=3, padding=1)
-            blocks = [_block(config, stage, index, grid, next(rates)) for index in range(depth)]
-            stages.append(Stage(blocks, downsample=downsample))
-        self.stages = nn.ModuleList(stages)
+        grids = halving_grids(config.image_grid, 2 + len(dims))[2:]
+        self.stages = build_stages(config, grids, partial(conv_downsample, config), partial(_block, config))
         trunc_normal_weights(self)
 
 
@@ -91,10 +90,6 @@ class SwiftFormerStem(nn.Module):
         x, grid = self.first(images)
         x, grid = self.second(x.relu(), grid)
         return x.relu(), grid
-
-
-def _half(grid: Grid) -> Grid:
-    return (grid[0] + 1) // 2, (grid[1] + 1) // 2
 
 
 def _block(config: SwiftFormer, stage: int, index: int, grid: Grid, drop_path: float) -> nn.Module:

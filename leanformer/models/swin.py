@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -11,14 +12,21 @@ from leanformer import ops
 from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention import AttentionConfig, Softmax
-from leanformer.layers.block import Block, Stage, pre_norm_block
+from leanformer.layers.block import Block, pre_norm_block
 from leanformer.layers.embed import ConvStem, PatchEmbed, PatchMerging
 from leanformer.layers.init import trunc_normal_linears
 from leanformer.layers.mlp import MLP
 from leanformer.layers.position import LearnedPosition
 from leanformer.layers.region import Window
 from leanformer.layers.site import Grid, Site
-from leanformer.models.backbone import Backbone, FeatureInfo, StagedConfig, patch_grid
+from leanformer.models.backbone import (
+    Backbone,
+    StagedConfig,
+    build_stages,
+    halving_grids,
+    patch_grid,
+    stage_info,
+)
 from leanformer.models.registry import register
 
 SWIN_SOFTMAX = Softmax(relative_position=True)
@@ -62,19 +70,14 @@ class SwinTransformer(Backbone):
         stem = PatchEmbed if config.stem == "patch" else ConvStem
         self.stem = stem(config.in_channels, dims[0], config.patch_size, norms.at("stem").build(dims[0]))
         self.position = LearnedPosition(dims[0], grid, std=0.02) if config.absolute_position else None
-        self.feature_info = tuple(FeatureInfo(dim, config.patch_size << stage) for stage, dim in enumerate(dims))
-        rates = config.drop_path_iterator()
-        stages = []
-        for stage, depth in enumerate(config.depths):
-            downsample = None
-            if stage:
-                grid = (grid[0] + 1) // 2, (grid[1] + 1) // 2
-                downsample = PatchMerging(
-                    dims[stage - 1], dims[stage], norms.at("downsample").build(4 * dims[stage - 1])
-                )
-            blocks = [_block(config, stage, index, grid, next(rates)) for index in range(depth)]
-            stages.append(Stage(blocks, downsample=downsample))
-        self.stages = nn.ModuleList(stages)
+        self.feature_info = stage_info(config, config.patch_size)
+
+        def downsample(stage: int) -> nn.Module:
+            dim = dims[stage - 1]
+            return PatchMerging(dim, dims[stage], norms.at("downsample").build(4 * dim))
+
+        grids = halving_grids(grid, len(dims))
+        self.stages = build_stages(config, grids, downsample, partial(_block, config))
         trunc_normal_linears(self)
 
     def no_weight_decay(self) -> set[str]:

@@ -11,29 +11,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 from leanformer.layers.attention import FocusedLinear, Softmax
-from leanformer.models import Preprocess
+from leanformer.models import Preprocess, pvt
 from leanformer.models.cswin import CSwin, cswin_base, cswin_small, cswin_tiny
-from leanformer.models.pvt import (
-    PVT,
-    PVTv2,
-    Pyramid,
-    pvt_large,
-    pvt_medium,
-    pvt_small,
-    pvt_tiny,
-    pvt_v2_b0,
-    pvt_v2_b1,
-    pvt_v2_b2,
-    pvt_v2_b3,
-    pvt_v2_b4,
-    pvt_v2_b5,
-)
 from leanformer.models.registry import register
 from leanformer.models.swin import SWIN_SOFTMAX, Swin, swin_base, swin_small, swin_tiny
 from leanformer.zoo.weights import Weights, publish
 
 PAGE = "https://github.com/LeapLabTHU/FLatten-Transformer"
-P = TypeVar("P", bound=Pyramid)
+P = TypeVar("P", bound=pvt.Pyramid)
 
 
 @register
@@ -85,63 +70,63 @@ def flatten_cswin_base_384() -> CSwin:
 
 
 @register
-def flatten_pvt_tiny() -> PVT:
+def flatten_pvt_tiny() -> pvt.PVT:
     """PVT-Tiny with focused linear attention over the whole map, mean pooling."""
-    return _flatten_pvt(pvt_tiny())
+    return _flatten_pvt(pvt.pvt_tiny())
 
 
 @register
-def flatten_pvt_small() -> PVT:
+def flatten_pvt_small() -> pvt.PVT:
     """PVT-Small with focused linear attention over the whole map, mean pooling."""
-    return _flatten_pvt(pvt_small())
+    return _flatten_pvt(pvt.pvt_small())
 
 
 @register
-def flatten_pvt_medium() -> PVT:
+def flatten_pvt_medium() -> pvt.PVT:
     """PVT-Medium with focused linear attention over the whole map, mean pooling."""
-    return _flatten_pvt(pvt_medium())
+    return _flatten_pvt(pvt.pvt_medium())
 
 
 @register
-def flatten_pvt_base() -> PVT:
+def flatten_pvt_base() -> pvt.PVT:
     """PVT-Large with focused linear attention over the whole map, mean pooling. FLatten calls it base."""
-    return _flatten_pvt(pvt_large())
+    return _flatten_pvt(pvt.pvt_large())
 
 
 @register
-def flatten_pvt_v2_b0() -> PVTv2:
+def flatten_pvt_v2_b0() -> pvt.PVTv2:
     """PVTv2-B0 with focused linear attention over the whole map."""
-    return _linear(pvt_v2_b0())
+    return _linear(pvt.pvt_v2_b0())
 
 
 @register
-def flatten_pvt_v2_b1() -> PVTv2:
+def flatten_pvt_v2_b1() -> pvt.PVTv2:
     """PVTv2-B1 with focused linear attention over the whole map."""
-    return _linear(pvt_v2_b1())
+    return _linear(pvt.pvt_v2_b1())
 
 
 @register
-def flatten_pvt_v2_b2() -> PVTv2:
+def flatten_pvt_v2_b2() -> pvt.PVTv2:
     """PVTv2-B2 with focused linear attention over the whole map."""
-    return _linear(pvt_v2_b2())
+    return _linear(pvt.pvt_v2_b2())
 
 
 @register
-def flatten_pvt_v2_b3() -> PVTv2:
+def flatten_pvt_v2_b3() -> pvt.PVTv2:
     """PVTv2-B3 with focused linear attention over the whole map."""
-    return _linear(pvt_v2_b3())
+    return _linear(pvt.pvt_v2_b3())
 
 
 @register
-def flatten_pvt_v2_b4() -> PVTv2:
+def flatten_pvt_v2_b4() -> pvt.PVTv2:
     """PVTv2-B4 with focused linear attention over the whole map."""
-    return _linear(pvt_v2_b4())
+    return _linear(pvt.pvt_v2_b4())
 
 
 @register
-def flatten_pvt_v2_b5() -> PVTv2:
+def flatten_pvt_v2_b5() -> pvt.PVTv2:
     """PVTv2-B5 with focused linear attention over the whole map."""
-    return _linear(pvt_v2_b5())
+    return _linear(pvt.pvt_v2_b5())
 
 
 def _flatten_swin(base: Swin) -> Swin:
@@ -154,7 +139,7 @@ def _flatten_cswin(base: CSwin) -> CSwin:
     return replace(base, attention=(linear, linear, Softmax(), Softmax()), split_size=(None, None, 7, None))
 
 
-def _flatten_pvt(base: PVT) -> PVT:
+def _flatten_pvt(base: pvt.PVT) -> pvt.PVT:
     return replace(_linear(base), pool="mean", spare_norm=True)
 
 

@@ -11,22 +11,8 @@ from typing import TypeVar
 
 from leanformer.layers.attention import SimplifiedLinear, Softmax
 from leanformer.layers.norm import LayerNorm, Norms, PRepBN
+from leanformer.models import pvt
 from leanformer.models.cswin import CSwin, cswin_small, cswin_tiny
-from leanformer.models.pvt import (
-    PVT,
-    PVTv2,
-    Pyramid,
-    pvt_large,
-    pvt_medium,
-    pvt_small,
-    pvt_tiny,
-    pvt_v2_b0,
-    pvt_v2_b1,
-    pvt_v2_b2,
-    pvt_v2_b3,
-    pvt_v2_b4,
-    pvt_v2_b5,
-)
 from leanformer.models.registry import register
 from leanformer.models.swin import SWIN_SOFTMAX, Swin, swin_base, swin_nano, swin_small, swin_tiny
 from leanformer.models.vit import ViT, deit_small, deit_tiny
@@ -37,7 +23,7 @@ DEIT_NORMS = Norms(block=PRepBN(start=LayerNorm(eps=1e-6)))
 SWIN_NORMS = Norms(block=PRepBN(start=LayerNorm(eps=1e-5)))
 PVT_NORMS = Norms(block=PRepBN(start=LayerNorm(eps=1e-6)))
 PVT_V2_NORMS = replace(PVT_NORMS, reduction=LayerNorm(eps=1e-5))
-P = TypeVar("P", bound=Pyramid)
+P = TypeVar("P", bound=pvt.Pyramid)
 
 
 @register
@@ -108,121 +94,121 @@ def slab_cswin_small() -> CSwin:
 
 
 @register
-def pvt_tiny_prepbn() -> PVT:
+def pvt_tiny_prepbn() -> pvt.PVT:
     """PVT-Tiny with progressive RepBN, mean pooling."""
-    return _pvt_prepbn(pvt_tiny(), drop_path=0.0)
+    return _pvt_prepbn(pvt.pvt_tiny(), drop_path=0.0)
 
 
 @register
-def pvt_small_prepbn() -> PVT:
+def pvt_small_prepbn() -> pvt.PVT:
     """PVT-Small with progressive RepBN, mean pooling."""
-    return _pvt_prepbn(pvt_small(), drop_path=0.1)
+    return _pvt_prepbn(pvt.pvt_small(), drop_path=0.1)
 
 
 @register
-def pvt_medium_prepbn() -> PVT:
+def pvt_medium_prepbn() -> pvt.PVT:
     """PVT-Medium with progressive RepBN, mean pooling."""
-    return _pvt_prepbn(pvt_medium(), drop_path=0.3)
+    return _pvt_prepbn(pvt.pvt_medium(), drop_path=0.3)
 
 
 @register
-def pvt_large_prepbn() -> PVT:
+def pvt_large_prepbn() -> pvt.PVT:
     """PVT-Large with progressive RepBN, mean pooling."""
-    return _pvt_prepbn(pvt_large(), drop_path=0.1)
+    return _pvt_prepbn(pvt.pvt_large(), drop_path=0.1)
 
 
 @register
-def slab_pvt_tiny() -> PVT:
+def slab_pvt_tiny() -> pvt.PVT:
     """PVT-Tiny with simplified linear attention over the whole map and progressive RepBN, mean pooling."""
     return _linear(pvt_tiny_prepbn())
 
 
 @register
-def slab_pvt_small() -> PVT:
+def slab_pvt_small() -> pvt.PVT:
     """PVT-Small with simplified linear attention over the whole map and progressive RepBN, mean pooling."""
     return _linear(pvt_small_prepbn())
 
 
 @register
-def slab_pvt_medium() -> PVT:
+def slab_pvt_medium() -> pvt.PVT:
     """PVT-Medium with simplified linear attention over the whole map and progressive RepBN, mean pooling."""
     return _linear(pvt_medium_prepbn())
 
 
 @register
-def slab_pvt_large() -> PVT:
+def slab_pvt_large() -> pvt.PVT:
     """PVT-Large with simplified linear attention over the whole map and progressive RepBN, mean pooling."""
     return _linear(pvt_large_prepbn())
 
 
 @register
-def pvt_v2_b0_prepbn() -> PVTv2:
+def pvt_v2_b0_prepbn() -> pvt.PVTv2:
     """PVTv2-B0 with progressive RepBN."""
-    return replace(pvt_v2_b0(), norms=PVT_V2_NORMS, drop_path=0.1)
+    return replace(pvt.pvt_v2_b0(), norms=PVT_V2_NORMS, drop_path=0.1)
 
 
 @register
-def pvt_v2_b1_prepbn() -> PVTv2:
+def pvt_v2_b1_prepbn() -> pvt.PVTv2:
     """PVTv2-B1 with progressive RepBN."""
-    return replace(pvt_v2_b1(), norms=PVT_V2_NORMS, drop_path=0.1)
+    return replace(pvt.pvt_v2_b1(), norms=PVT_V2_NORMS, drop_path=0.1)
 
 
 @register
-def pvt_v2_b2_prepbn() -> PVTv2:
+def pvt_v2_b2_prepbn() -> pvt.PVTv2:
     """PVTv2-B2 with progressive RepBN."""
-    return replace(pvt_v2_b2(), norms=PVT_V2_NORMS, drop_path=0.1)
+    return replace(pvt.pvt_v2_b2(), norms=PVT_V2_NORMS, drop_path=0.1)
 
 
 @register
-def pvt_v2_b3_prepbn() -> PVTv2:
+def pvt_v2_b3_prepbn() -> pvt.PVTv2:
     """PVTv2-B3 with progressive RepBN."""
-    return replace(pvt_v2_b3(), norms=PVT_V2_NORMS, drop_path=0.1)
+    return replace(pvt.pvt_v2_b3(), norms=PVT_V2_NORMS, drop_path=0.1)
 
 
 @register
-def pvt_v2_b4_prepbn() -> PVTv2:
+def pvt_v2_b4_prepbn() -> pvt.PVTv2:
     """PVTv2-B4 with progressive RepBN."""
-    return replace(pvt_v2_b4(), norms=PVT_V2_NORMS, drop_path=0.1)
+    return replace(pvt.pvt_v2_b4(), norms=PVT_V2_NORMS, drop_path=0.1)
 
 
 @register
-def pvt_v2_b5_prepbn() -> PVTv2:
+def pvt_v2_b5_prepbn() -> pvt.PVTv2:
     """PVTv2-B5 with progressive RepBN."""
-    return replace(pvt_v2_b5(), norms=PVT_V2_NORMS, drop_path=0.1)
+    return replace(pvt.pvt_v2_b5(), norms=PVT_V2_NORMS, drop_path=0.1)
 
 
 @register
-def slab_pvt_v2_b0() -> PVTv2:
+def slab_pvt_v2_b0() -> pvt.PVTv2:
     """PVTv2-B0 with simplified linear attention over the whole map and progressive RepBN."""
     return _linear(pvt_v2_b0_prepbn())
 
 
 @register
-def slab_pvt_v2_b1() -> PVTv2:
+def slab_pvt_v2_b1() -> pvt.PVTv2:
     """PVTv2-B1 with simplified linear attention over the whole map and progressive RepBN."""
     return _linear(pvt_v2_b1_prepbn())
 
 
 @register
-def slab_pvt_v2_b2() -> PVTv2:
+def slab_pvt_v2_b2() -> pvt.PVTv2:
     """PVTv2-B2 with simplified linear attention over the whole map and progressive RepBN."""
     return _linear(pvt_v2_b2_prepbn())
 
 
 @register
-def slab_pvt_v2_b3() -> PVTv2:
+def slab_pvt_v2_b3() -> pvt.PVTv2:
     """PVTv2-B3 with simplified linear attention over the whole map and progressive RepBN."""
     return _linear(pvt_v2_b3_prepbn())
 
 
 @register
-def slab_pvt_v2_b4() -> PVTv2:
+def slab_pvt_v2_b4() -> pvt.PVTv2:
     """PVTv2-B4 with simplified linear attention over the whole map and progressive RepBN."""
     return _linear(pvt_v2_b4_prepbn())
 
 
 @register
-def slab_pvt_v2_b5() -> PVTv2:
+def slab_pvt_v2_b5() -> pvt.PVTv2:
     """PVTv2-B5 with simplified linear attention over the whole map and progressive RepBN."""
     return _linear(pvt_v2_b5_prepbn())
 
@@ -251,7 +237,7 @@ def _slab_cswin(base: CSwin) -> CSwin:
     )
 
 
-def _pvt_prepbn(base: PVT, drop_path: float) -> PVT:
+def _pvt_prepbn(base: pvt.PVT, drop_path: float) -> pvt.PVT:
     return replace(base, pool="mean", norms=PVT_NORMS, drop_path=drop_path)
 
 
