@@ -110,7 +110,7 @@ def _check(
         raise CheckpointError(
             f"{source}: {asked} has parts that no published file has, so none fits it{_hint(shapes, name)}"
         ) from error
-    foreign = foreign_keys(config, layout, shapes)
+    foreign = foreign_keys(layout.map_for(config), expected, shapes)
     missing = [key for key in expected if key not in shapes]
     unequal = [key for key in expected if key in shapes and shapes[key] != expected[key] and key not in resizable]
     if not foreign and not missing and not unequal:

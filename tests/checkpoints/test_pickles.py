@@ -1,9 +1,11 @@
 """Published torch files are read without running what they name, and damaged ones say so."""
 
 import argparse
+import datetime
 import pickle
 import subprocess
 import sys
+import types
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
@@ -239,3 +241,72 @@ def test_a_byte_that_changed_in_a_weight_is_noticed(tmp_path):
     path.write_bytes(bytes(content))
     with pytest.raises(CheckpointError, match=r"weights\.pth: damaged: the checksum of .*data/0 in it differs"):
         read_pickled(path)
+
+
+def wrapped_again() -> dict:
+    content: dict = {"epoch": 3, "state_dict": WEIGHTS}
+    content["model"] = content
+    return content
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        wrapped_again(),
+        {"state_dict": {"model": {"net": WEIGHTS}}},
+        {"model": {f"module.{key}": value for key, value in WEIGHTS.items()}, "rng": np.random.get_state()},
+        {"meta": {"mmdet_version": "2.11", "CLASSES": ("a",)}, "state_dict": OrderedDict(WEIGHTS), "optimizer": {}},
+        {"model": WEIGHTS, "when": datetime.datetime(2024, 1, 1), "args": types.SimpleNamespace(a=1)},
+        {"model": {key: torch.nn.Parameter(value) for key, value in WEIGHTS.items()}, "best": np.float32(1.5)},
+    ],
+    ids=["holds itself", "nested", "module", "mmcv", "dates", "parameters"],
+)
+def test_weights_are_found_in_what_real_files_wrap_around_them(tmp_path, form, content):
+    assert_are_weights(read_weights(save(content, tmp_path / "ckpt.pth", form)))
+
+
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_averaged_weights_are_found(tmp_path, key, prefix):
+    averaged = {f"{prefix}{name}": value for name, value in WEIGHTS.items()}
+    content = {"model": {"proj.weight": torch.zeros(1)}, key: averaged}
+    assert_are_weights(read_weights(save(content, tmp_path / "ckpt.pth", "zip"), ema=True))
+    content[key] = {"module": averaged}
+    assert_are_weights(read_weights(save(content, tmp_path / "ckpt.pth", "zip"), ema=True))
+
+
+def random_content(generator: np.random.Generator, depth: int = 0) -> object:
+    """Something a training script might pickle: nested containers of harmless things and tensors."""
+    leaves = (
+        None,
+        True,
+        3,
+        2.5,
+        "text",
+        np.float64(1.0),
+        np.arange(3),
+        torch.ones(2),
+        argparse.Namespace(a=1),
+        Path("a"),
+    )
+    if depth == 3 or generator.random() < 0.3:
+        return leaves[generator.integers(len(leaves))]
+    inside = [random_content(generator, depth + 1) for _ in range(generator.integers(4))]
+    keys = ("model", "state_dict", "epoch", "ema", 5)
+    return (inside, tuple(inside), dict(zip(keys, inside, strict=False)), OrderedDict(zip(keys, inside, strict=False)))[
+        generator.integers(4)
+    ]
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_whatever_harmless_content_a_file_has_it_gives_tensors_or_says_why_not(tmp_path, form):
+    generator = np.random.default_rng(0)
+    for _ in range(100):
+        path = save(random_content(generator), tmp_path / "ckpt.pth", form)
+        try:
+            found = read_weights(path)
+        except CheckpointError as error:
+            assert "ckpt.pth" in str(error)
+        else:
+            assert found and all(isinstance(value, torch.Tensor) for value in found.values())

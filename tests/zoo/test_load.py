@@ -10,7 +10,7 @@ import torch
 
 import leanformer
 from leanformer.errors import CheckpointError, ConfigError
-from leanformer.zoo.identify import published_shapes
+from leanformer.zoo.identify import looks_like, published_shapes
 from leanformer.zoo.weights import layout_of, published
 
 
@@ -143,3 +143,16 @@ def test_every_published_model_maps_to_published_names_and_back(name: str) -> No
 def test_what_is_no_weight_is_named(key: object, value: object, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         leanformer.load("deit_nano", weights={**file_of("deit_nano"), key: value})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["deit_tiny_removed_0246", "deit_tiny_prepbn", "slab_deit_tiny", "flatten_pvt_tiny", "swin_small", "l2vit_tiny"],
+)
+def test_a_file_is_recognized_among_all_models(name: str) -> None:
+    assert looks_like(published_shapes(leanformer.models.find(name))) == name
+
+
+def test_a_file_of_something_else_is_not_recognized() -> None:
+    assert looks_like({"layer1.0.conv1.weight": (64, 64, 1, 1), "fc.weight": (1000, 512)}) is None
+    assert looks_like({}) is None

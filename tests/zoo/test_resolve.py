@@ -57,12 +57,15 @@ def online(weights, monkeypatch):
     monkeypatch.delenv("LEANFORMER_OFFLINE")
     monkeypatch.setattr(fetch, "open_url", answer)
     monkeypatch.setattr("leanformer.zoo.weights._WEIGHTS", dict(all_published()))
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    url, preprocess = "https://a.org/deit_nano.pth", leanformer.Preprocess(crop=0.9)
-    publish(
-        "deit_nano.test",
-        Weights(page="https://a.org", file="deit_nano.pth", url=url, sha256=digest[:8], license="MIT", preprocess=preprocess),
-    )  # fmt: skip
+    record = Weights(
+        page="https://a.org",
+        file="deit_nano.pth",
+        url="https://a.org/deit_nano.pth",
+        sha256=hashlib.sha256(buffer.getvalue()).hexdigest()[:8],
+        license="MIT",
+        preprocess=leanformer.Preprocess(crop=0.9),
+    )
+    publish("deit_nano.test", record)
     return asked
 
 
