@@ -17,7 +17,7 @@ class Compress:
     data."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run directory, or a model's name with `--weights`."""
+    """A run directory, or the name of a model with published weights or `--weights`."""
     edit: tyro.conf.UseAppendAction[tuple[str, ...]]
     """An edit: fold_norms. Repeat the option for several, in order."""
     out: Path

@@ -16,7 +16,7 @@ class Evaluate:
     """Measure a model's accuracy on the validation images of a data set."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run directory, an exported .onnx file, or a model's name with `--weights`."""
+    """A run directory, an exported .onnx file, or the name of a model with published weights or `--weights`."""
     data: str
     """A folder of images, or `garments`."""
     weights: Annotated[Path | None, optional("PATH", "none")] = None

@@ -16,7 +16,7 @@ class Export:
     """Write a model for another runtime, and compare the file with the model before calling it done."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run directory, or a model's name with `--weights`."""
+    """A run directory, or the name of a model with published weights or `--weights`."""
     out: Path
     """The file to write; its name ends in .onnx."""
     format: Literal["onnx"] = "onnx"
