@@ -8,7 +8,8 @@ from torch import Tensor
 
 def to_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (B, H W, C) in row-major order as an image (B, C, H, W)."""
-    return x.transpose(1, 2).unflatten(2, grid)
+    # In this order a batch of one keeps the strides of a channels-last image; else convolutions copy it first.
+    return x.unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 def to_tokens(x: Tensor) -> Tensor:

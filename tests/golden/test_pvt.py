@@ -20,8 +20,9 @@ from leanformer.layers.norm import LayerNorm, Norms, PRepBN
 from leanformer.layers.site import Grid, Reduction, Site
 from leanformer.models import find
 from leanformer.models.pvt import Pyramid
-from leanformer.zoo.layouts.pvt import BODY, OURS, PVT_V2
+from leanformer.zoo.layouts.pvt import OURS, PVT_V2
 
+BODY = f"{OURS}.attn.body"
 SLAB, FLATTEN, SOFTMAX = SimplifiedLinear(), FocusedLinear(), Softmax()
 slow = pytest.mark.slow
 
