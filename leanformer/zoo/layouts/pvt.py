@@ -1,6 +1,6 @@
 """The published layouts of PVT and PVTv2."""
 
-from leanformer.checkpoints.keymap import KeyMap, Rename
+from leanformer.checkpoints.keymap import KeyMap, Rename, Rule
 from leanformer.models import BackboneConfig
 from leanformer.models.pvt import PVT
 from leanformer.zoo.layouts.common import adapt, block_rules, norm_rules
@@ -8,15 +8,24 @@ from leanformer.zoo.weights import Layout, register_layout
 
 BLOCK, OURS = "block{s+1}.{b}", "backbone.stages.{s}.blocks.{b}"
 BODY = f"{OURS}.attn.body"
+
+
+def reduced_attention_rules(published: str, ours: str) -> tuple[Rule, ...]:
+    """The attention of one block, without the output projection."""
+    return (
+        Rename(f"{published}.q.{{leaf}}", f"{ours}.q.{{leaf}}"),
+        Rename(f"{published}.kv.{{leaf}}", f"{ours}.kv.{{leaf}}"),
+        Rename(f"{published}.sr.{{leaf}}", f"{ours}.reduce.{{leaf}}"),
+        *norm_rules(f"{published}.norm", f"{ours}.norm"),
+    )
+
+
 PYRAMID = (
     Rename("patch_embed1.proj.{leaf}", "backbone.stem.proj.{leaf}"),
     *norm_rules("patch_embed1.norm", "backbone.stem.norm"),
     Rename("patch_embed{s+2}.proj.{leaf}", "backbone.stages.{s+1}.downsample.proj.{leaf}"),
     *norm_rules("patch_embed{s+2}.norm", "backbone.stages.{s+1}.downsample.norm"),
-    Rename(f"{BLOCK}.attn.q.{{leaf}}", f"{BODY}.q.{{leaf}}"),
-    Rename(f"{BLOCK}.attn.kv.{{leaf}}", f"{BODY}.kv.{{leaf}}"),
-    Rename(f"{BLOCK}.attn.sr.{{leaf}}", f"{BODY}.reduce.{{leaf}}"),
-    *norm_rules(f"{BLOCK}.attn.norm", f"{BODY}.norm"),
+    *reduced_attention_rules(f"{BLOCK}.attn", BODY),
     Rename(f"{BLOCK}.mlp.dwconv.dwconv.{{leaf}}", f"{OURS}.mlp.body.conv.{{leaf}}"),
     *block_rules(BLOCK, OURS),
     Rename("head.{leaf}", "head.linear.{leaf}"),

@@ -2,6 +2,7 @@
 
 from leanformer.checkpoints.keymap import KeyMap, Rename
 from leanformer.zoo.layouts.common import adapt, block_rules, norm_rules
+from leanformer.zoo.layouts.pvt import reduced_attention_rules
 from leanformer.zoo.weights import Layout, register_layout
 
 _BLOCK, _OURS = "stages.{s}.blocks.{b}", "backbone.stages.{s}.blocks.{b}"
@@ -10,10 +11,7 @@ PVT_V2 = KeyMap(
     *norm_rules("patch_embed.norm", "backbone.stem.norm"),
     Rename("stages.{s}.downsample.proj.{leaf}", "backbone.stages.{s}.downsample.proj.{leaf}"),
     *norm_rules("stages.{s}.downsample.norm", "backbone.stages.{s}.downsample.norm"),
-    Rename(f"{_BLOCK}.attn.q.{{leaf}}", f"{_OURS}.attn.body.q.{{leaf}}"),
-    Rename(f"{_BLOCK}.attn.kv.{{leaf}}", f"{_OURS}.attn.body.kv.{{leaf}}"),
-    Rename(f"{_BLOCK}.attn.sr.{{leaf}}", f"{_OURS}.attn.body.reduce.{{leaf}}"),
-    *norm_rules(f"{_BLOCK}.attn.norm", f"{_OURS}.attn.body.norm"),
+    *reduced_attention_rules(f"{_BLOCK}.attn", f"{_OURS}.attn.body"),
     Rename(f"{_BLOCK}.mlp.dwconv.{{leaf}}", f"{_OURS}.mlp.body.conv.{{leaf}}"),
     *block_rules(_BLOCK, _OURS),
     *norm_rules("stages.{s}.norm", "backbone.stages.{s}.norm"),
