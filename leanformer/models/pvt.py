@@ -318,7 +318,7 @@ def pvt_v2_nano() -> PVTv2:
     return PVTv2(
         image_size=64,
         num_classes=10,
-        depths=(2, 2, 1),
+        depths=(2, 1, 1),
         dims=(32, 64, 128),
         num_heads=(1, 2, 4),
         mlp_ratio=4.0,
