@@ -2,14 +2,17 @@
 
 from leanformer.bench.compare import Agreement, Comparison, check_outputs, compare
 from leanformer.bench.cost import Cost, count_cost
+from leanformer.bench.known import KnownCost, known_cost
 from leanformer.bench.latency import Runner, Timing, eager_runner, measure_interleaved
 from leanformer.bench.method import Method, record_method
+from leanformer.bench.parts import count_parts
 from leanformer.bench.table import Row, format_json, format_markdown, format_text
 
 __all__ = [
     "Agreement",
     "Comparison",
     "Cost",
+    "KnownCost",
     "Method",
     "Row",
     "Runner",
@@ -17,10 +20,12 @@ __all__ = [
     "check_outputs",
     "compare",
     "count_cost",
+    "count_parts",
     "eager_runner",
     "format_json",
     "format_markdown",
     "format_text",
+    "known_cost",
     "measure_interleaved",
     "record_method",
 ]

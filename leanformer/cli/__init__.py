@@ -6,6 +6,7 @@ Nothing here imports torch before a command runs, so that `--help` answers at on
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -54,11 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _settle_streams()
     try:
-        command = _parse(arguments)
-        with _log_on_stderr():
-            status = command.run()
-        sys.stdout.flush()
-        return status
+        return _run(arguments)
     except LeanformerError as error:
         print(f"leanformer: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
@@ -66,8 +63,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("leanformer: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _discard_output()
+        where = f" to {error.filename}" if error.filename else ""
+        print(f"leanformer: cannot write{where}: {error.strerror}; make room and run it again", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run a command and write all that it printed, after a mistake too: the last of it fails here or nowhere."""
+    try:
+        command = _parse(arguments)
+        with _log_on_stderr():
+            return command.run()
+    finally:
+        sys.stdout.flush()
+
+
+def _discard_output() -> None:
+    """Send what is still to be printed nowhere, so that the process does not fail on it when it ends."""
+    with contextlib.suppress(OSError, ValueError):  # output that is no file has nothing to fail on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _settle_streams() -> None:

@@ -12,8 +12,18 @@ from leanformer.cli.common import open_trainable, print_json
 if TYPE_CHECKING:
     from leanformer.models import ImageClassifier
 
-NORMS = {"ProgressiveNorm": "PRepBN", "RepBatchNorm": "RepBN", "Identity": "folded", "FrozenAffine": "fixed affine"}
+NORMS = {
+    "ProgressiveNorm": "PRepBN",
+    "RepBatchNorm": "RepBN",
+    "TokenBatchNorm": "BatchNorm",
+    "Identity": "folded",
+    "FrozenAffine": "fixed affine",
+    "NoneType": "none",
+}
 """What the modules of norms are called by users."""
+
+AROUND = ("position", "local", "mlp_position")
+"""What a block may have beside its attention and its MLP."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,48 +37,85 @@ class Info:
 
     def run(self) -> int:
         """Print the structure."""
-        from leanformer import api, bench
+        from leanformer import bench
         from leanformer.config import to_dict
-        from leanformer.zoo.resolve import is_stored
-        from leanformer.zoo.weights import published
 
-        model = open_trainable(self.model) if is_stored(self.model) else api.build(self.model)
+        model = _open(self.model)
         size = model.config.image_grid
-        cost = bench.count_cost(model, size)
-        stages = _stages(model)
+        parts = bench.count_parts(model, size)
+        facts = {
+            "model": model.name,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "macs": sum(parts.values()),
+            "macs by part": parts,
+            "stages": _stages(model),
+            "published": _published(model.name) if model.name else None,
+        }
         if self.json:
             print_json(
-                {"model": model.name, "parameters": cost.parameters, "macs": cost.macs, "stages": stages,
-                 "config": to_dict(model.config), "edits": [to_dict(edit) for edit in model.edits],
+                {**facts, "config": to_dict(model.config), "edits": [to_dict(edit) for edit in model.edits],
                  "preprocess": to_dict(model.preprocess), "origin": model.origin}
             )  # fmt: skip
             return 0
-        name, images = model.name or self.model, f"{size[0]} x {size[1]} images"
-        print(f"{name}: {model.config.kind}, {images}, {model.config.num_classes} classes")
-        print(f"{cost.parameters:,} parameters, {cost.macs / 1e6:,.1f} M MACs "
-              f"(linear {cost.linear_macs / 1e6:,.1f}, convolution {cost.conv_macs / 1e6:,.1f}, "
-              f"attention {cost.attention_macs / 1e6:,.1f})")  # fmt: skip
-        for stage in stages:
-            print(f"stage {stage['stage']}: {stage['channels']} channels, stride {stage['stride']}")
-            for block in stage["blocks"]:
-                print(f"  {block['blocks']}: {block['attention']}, {block['region']}, norm {block['norm']}")
+        images = f"{size[0]} x {size[1]} images"
+        print(f"{model.name or self.model}: {model.config.kind}, {images}, {model.config.num_classes} classes")
+        _print(facts)
         for edit in model.edits:
             print(f"edit: {edit.kind}")
-        weights = published(model.name) if model.name else None
-        if weights is not None:
-            figures = ", ".join(f"{name} {value}" for name, value in weights.reported.items())
-            print(
-                f"published: {figures}; {weights.page}; license of the weights: {weights.license or 'none published'}"
-            )
         return 0
 
 
-def _stages(model: ImageClassifier) -> list[dict]:
-    """One entry per stage; neighbouring blocks that are alike share a line."""
+def _open(model: str) -> ImageClassifier:
+    """A stored model; of a registered one the structure alone, for nothing here reads its weights."""
+    import torch
+
+    from leanformer import api
+    from leanformer.zoo.resolve import is_stored
+
+    if is_stored(model):
+        return open_trainable(model)
+    with torch.device("meta"):
+        return api.build(model)
+
+
+def _published(name: str) -> dict[str, Any] | None:
+    from leanformer.models.registry import describe, list_models, system_of
+    from leanformer.zoo.weights import published
+
+    if name.partition(".")[0] not in list_models():  # one of timm's, or of another version
+        return None
+    weights = published(name)
+    found = {"what it is": describe(name), "system": system_of(name)}
+    if weights is None:
+        return found
+    return {**found, "figures": dict(weights.reported), "page": weights.page, "license of weights": weights.license}
+
+
+def _print(facts: dict[str, Any]) -> None:
+    published = facts["published"]
+    if published is not None:
+        print(published["what it is"])
+    print(f"{facts['parameters']:,} parameters, {facts['macs'] / 1e6:,.1f} M MACs:")
+    for part, macs in facts["macs by part"].items():
+        if macs:
+            print(f"  {part}: {macs / 1e6:,.1f} M, {macs / facts['macs']:.1%}")
+    for stage in facts["stages"]:
+        print(f"stage {stage['stage']}: {stage['channels']} channels, stride {stage['stride']}")
+        for block in stage["blocks"]:
+            around = f", with {', '.join(block['around'])}" if block["around"] else ""
+            print(f"  {block['blocks']}: {block['attention']}, {block['region']}, norm {block['norm']}{around}")
+    if published is not None and "page" in published:
+        figures = ", ".join(f"{name} {value}" for name, value in published["figures"].items()) or "no figures"
+        license = published["license of weights"] or "none published"
+        print(f"published: {figures}; {published['page']}; license of the weights: {license}")
+
+
+def _stages(model: ImageClassifier) -> list[dict[str, Any]]:
+    """One entry per stage; neighboring blocks that are alike share a line."""
     stages = []
     entries: Any = model.backbone.stages
     for number, (stage, info) in enumerate(zip(entries, model.backbone.feature_info, strict=True), start=1):
-        blocks: list[dict] = []
+        blocks: list[dict[str, Any]] = []
         for index, block in enumerate(stage.blocks, start=1):
             entry = _block(block)
             if blocks and {key: value for key, value in blocks[-1].items() if key != "blocks"} == entry:
@@ -79,13 +126,37 @@ def _stages(model: ImageClassifier) -> list[dict]:
     return stages
 
 
-def _block(block: Any) -> dict[str, str]:
+def _block(block: Any) -> dict[str, Any]:
+    if not hasattr(block, "attn"):  # a branch alone, as in a convolutional encoder
+        inner = getattr(block.body, "norm", None) if block.norm is None else block.norm
+        return {"attention": "no attention", "region": type(block.body).__name__, "norm": _norm(inner), "around": []}
+    around = [_name(part) for part in (getattr(block, slot) for slot in AROUND) if part is not None]
+    if not hasattr(block.attn, "body"):
+        region = f"tokens times {block.attn.factor:g}"
+        return {"attention": "no attention", "region": region, "norm": _norm(block.mlp.norm), "around": around}
     attn = block.attn
-    region = "whole map" if attn.region is None else f"windows of {attn.region.size}"
-    if attn.region is not None and attn.region.shift:
-        region += f" shifted by {attn.region.shift}"
     return {
         "attention": attn.body.describe(),
-        "region": region,
-        "norm": NORMS.get(type(attn.norm).__name__, type(attn.norm).__name__),
+        "region": _region(attn),
+        "norm": _norm(block.mlp.norm if attn.norm is None else attn.norm),
+        "around": around,
     }
+
+
+def _region(attn: Any) -> str:
+    if attn.region is not None:
+        shift = f" shifted by {attn.region.shift}" if attn.region.shift else ""
+        return f"windows of {attn.region.size}{shift}"
+    stripes: Any = getattr(attn.body, "stripes", ())
+    if not len(stripes):
+        return "whole map"
+    return f"stripes of {stripes[0].split_size} " + " and ".join(stripe.direction for stripe in stripes)
+
+
+def _name(part: Any) -> str:
+    return type(getattr(part, "body", part)).__name__
+
+
+def _norm(norm: Any) -> str:
+    name = type(norm).__name__
+    return NORMS.get(name, name)

@@ -11,6 +11,9 @@ from leanformer.models.backbone import BackboneConfig
 
 C = TypeVar("C", bound=BackboneConfig)
 
+SYSTEMS = ("slab", "flatten", "swiftformer", "l2vit", "attention_removal")
+"""The published systems, each with a file of its name in which its models are registered."""
+
 _MODELS: dict[str, Callable[[], BackboneConfig]] = {}
 
 
@@ -43,3 +46,9 @@ def list_models(pattern: str = "*") -> list[str]:
 def describe(name: str) -> str:
     """The first paragraph of what the registering function says of its model, as one line."""
     return " ".join((_MODELS[name.partition(".")[0]].__doc__ or "").partition("\n\n")[0].split())
+
+
+def system_of(name: str) -> str:
+    """The published system that a model belongs to, by the file that registers it; "base" for none."""
+    file = _MODELS[name.partition(".")[0]].__module__.rpartition(".")[2]
+    return file if file in SYSTEMS else "base"

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from leanformer.bench.cost import count_cost
-from leanformer.layers.attention import Additive, FocusedLinear, SimplifiedLinear
+from leanformer.bench import count_cost, count_parts, known_cost
+from leanformer.bench.known import _table, count_registered
+from leanformer.layers.attention import Additive, FocusedLinear, MultiScaleLinear, SimplifiedLinear
 from leanformer.models import ImageClassifier
-from leanformer.zoo import find
+from leanformer.zoo import find, list_models
 
 
 class Attention(nn.Module):
@@ -69,7 +70,9 @@ def test_large_images_cost_no_memory_to_count():
     assert count_cost(Small(), 1 << 14).macs > 1e10
 
 
-@pytest.mark.parametrize("attention", [None, SimplifiedLinear(), FocusedLinear(), Additive()], ids=str)
+@pytest.mark.parametrize(
+    "attention", [None, SimplifiedLinear(), FocusedLinear(), MultiScaleLinear(), Additive()], ids=str
+)
 @pytest.mark.parametrize("name", ["deit_tiny", "swin_tiny"])
 def test_the_count_is_that_of_an_independent_counter(name, attention):
     config = replace(find(name), image_size=64)
@@ -90,4 +93,51 @@ def test_the_count_is_that_of_an_independent_counter(name, attention):
     ],
 )
 def test_published_models_cost_what_is_published(name, published):
-    assert count_cost(ImageClassifier(find(name)), 224).macs == pytest.approx(published, rel=0.01)
+    with torch.device("meta"):
+        model = ImageClassifier(find(name))
+    assert count_cost(model, 224).macs == pytest.approx(published, rel=0.01)
+
+
+def parts_of(config):
+    with torch.device("meta"):
+        model = ImageClassifier(config)
+    parts = count_parts(model, config.image_grid)
+    assert sum(parts.values()) == count_cost(model, config.image_grid).macs
+    return parts
+
+
+def test_the_parts_of_a_plain_model_worked_out_by_hand():
+    config = find("deit_nano")  # 64 tokens and a class token of 64 channels, 4 blocks, 10 classes
+    assert parts_of(config) == {
+        "stem": 64 * 64 * 3 * 8 * 8,
+        "downsampling": 0,
+        "attention projections": 4 * 65 * 4 * 64 * 64,
+        "attention": 4 * 2 * 65 * 65 * 64,
+        "local convolutions": 0,
+        "MLP": 4 * 65 * 8 * 64 * 64,
+        "head": 64 * 10,
+    }
+
+
+def test_convolutions_around_a_token_are_local_wherever_they_are():
+    config = replace(find("deit_nano"), pool="mean")
+    plain, local = parts_of(config), parts_of(replace(config, attention=SimplifiedLinear()))
+    assert (plain["local convolutions"], local["local convolutions"]) == (0, 4 * 64 * 64 * 25)
+    for name in ("pvt_v2_nano", "swiftformer_nano", "l2vit_nano"):  # in MLPs, as blocks, between branches
+        assert parts_of(find(name))["local convolutions"] > 0
+
+
+def test_the_table_of_known_costs_is_complete_and_its_parameters_are_true():
+    assert list(_table()) == list_models(), "python tools/count_costs.py counts again"
+    for name in list_models():
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in ImageClassifier(find(name)).parameters())
+        assert known_cost(name).parameters == parameters, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name.endswith(("_nano", "_tiny")) else pytest.mark.slow) for name in list_models()],
+)
+def test_the_known_cost_is_the_counted_one(name):
+    assert known_cost(name) == known_cost(f"{name}.in1k") == count_registered(name)

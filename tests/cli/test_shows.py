@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import leanformer
+from leanformer.models.registry import SYSTEMS
 from leanformer.recipes import list_recipes
 
 
@@ -28,7 +29,45 @@ def test_list_lines_its_columns_up(run):
     lines = run("list", "slab_swin_*").out.splitlines()
     assert [line.split()[0] for line in lines] == ["model", *leanformer.list_models("slab_swin_*")]
     assert len({line.index("swin  ") for line in lines[1:]}) == 1
-    assert lines[0].index("what it is") == lines[1].index("Swin-B,")
+    places = {line.index("none published") for line in lines if "none published" in line}
+    assert places == {lines[0].index("license of weights")}
+    tiny = next(line for line in lines if line.startswith("slab_swin_tiny "))
+    assert " slab    swin      29.22 M     4.48 G   81.8             224x224  none published" in tiny
+
+
+@pytest.mark.parametrize(
+    ("options", "holds"),
+    [
+        (["--system", "flatten"], lambda row: row["system"] == "flatten"),
+        (["--system", "base"], lambda row: row["system"] == "base"),
+        (["--backbone", "pvt_v2"], lambda row: row["backbone"] == "pvt_v2"),
+        (["--max-params", 5.5], lambda row: row["parameters"] <= 5_500_000),
+        (
+            ["--min-params", 50, "--min-accuracy", 84],
+            lambda row: row["parameters"] >= 5e7 and (row["published top-1"] or 0) >= 84,
+        ),
+    ],
+    ids=str,
+)
+def test_list_shows_what_passes_its_filters(run, options, holds):
+    rows = json.loads(run("list", "--json").out)
+    chosen = json.loads(run("list", "--json", *options).out)
+    assert 0 < len(chosen) < len(rows)
+    assert chosen == [row for row in rows if holds(row)]
+
+
+def test_list_knows_the_systems_by_where_their_models_are_registered(run):
+    systems = {row["model"]: row["system"] for row in json.loads(run("list", "--json").out)}
+    assert systems["slab_pvt_tiny"] == systems["deit_tiny_prepbn"] == "slab"
+    assert systems["swiftformer_xs"] == "swiftformer" and systems["l2vit_tiny"] == "l2vit"
+    assert systems["deit_base_removed_01346"] == "attention_removal"
+    assert systems["swin_tiny"] == systems["deit_base"] == "base"
+    assert set(systems.values()) == {"base", *SYSTEMS}
+
+
+def test_list_refuses_filters_that_nothing_passes(refused):
+    assert "no model here has the backbone 'swim'; there are cswin, " in refused("list", "--backbone", "swim")
+    assert "fits all filters" in refused("list", "swin_*", "--min-params", 1000)
 
 
 def test_list_shows_the_recipes(run):
@@ -47,6 +86,33 @@ def test_info_shows_the_structure_of_a_model(run):
         "license of the weights: none published",
     ):
         assert line in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("deit_tiny_removed_024", ["  block 1: no attention, tokens times 2, norm LayerNorm", "  MLP: "]),
+        ("cswin_tiny", ["  block 1: Softmax, stripes of 1 down and across, norm LayerNorm"]),
+        (
+            "swiftformer_xs",
+            ["  block 1-2: no attention, LocalMLP, norm BatchNorm", "  block 3: Additive, whole map, norm "],
+        ),
+        ("l2vit_tiny", ["  block 2: Normalized, whole map, norm LayerNorm, with ConvPosition, LocalConcentration"]),
+        ("slab_pvt_v2_b0", ["  local convolutions: ", "PVTv2-B0 with simplified linear attention"]),
+        ("deit_nano", ["  attention projections: "]),
+    ],
+)
+def test_info_shows_every_sort_of_block(run, name, lines):
+    printed = run("info", name).out
+    for line in lines:
+        assert f"\n{line}" in printed
+
+
+@pytest.mark.parametrize("name", leanformer.list_models("*_nano"))
+def test_info_shows_where_the_cost_is(run, name):
+    found = json.loads(run("info", name, "--json").out)
+    assert sum(found["macs by part"].values()) == found["macs"]
+    assert found["macs by part"]["stem"] and found["macs by part"]["MLP"] and found["macs by part"]["head"]
 
 
 def test_info_in_json_holds_the_whole_config(run):
