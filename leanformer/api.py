@@ -73,35 +73,41 @@ def load(
         ExportError: for an exported file that cannot be opened.
     """
     if isinstance(model, BackboneConfig):
-        return _load_weights(None, model, weights, ema, class_map, overrides)
+        config, found = model, resolve.find_pretrained(None, weights, ema=ema)
+        return _fill(config, found, class_map, overrides)
     kind = resolve.kind_of(model, with_weights=weights is not None)
     if kind == "exported":
         return _open_onnx(model, weights, overrides)  # type: ignore[return-value]
+    if weights is not None and kind in ("folder", "hub_folder"):
+        raise ConfigError(f"{model} is a run directory with weights of its own; give a model's name with others")
     if kind == "folder":
         if overrides:
             raise ConfigError(f"{model} is a finished model; {', '.join(overrides)} cannot be changed while loading it")
-        if weights is not None:
-            raise ConfigError(f"{model} is a run directory with weights of its own; give a model's name with others")
         return runs.load(model)
-    name = str(model)
     if kind == "hub_folder":
-        name, weights = resolve.open_hub_folder(Path(model))
-    return _load_weights(name, resolve.find_config(name), weights, ema, class_map, overrides)
+        config, found = resolve.open_hub_folder(Path(model))
+        return _fill(config, found, class_map, overrides)
+    config = resolve.change(
+        resolve.find_config(str(model)), overrides
+    )  # a wrong field is found before a file is fetched
+    return _fill(config, resolve.find_pretrained(str(model), weights, ema=ema), class_map, overrides)
 
 
-def _load_weights(
-    name: str | None,
+def _fill(
     config: BackboneConfig,
-    weights: resolve.Source | None,
-    ema: bool,
+    found: resolve.Pretrained,
     class_map: str | Path | Sequence[int] | None,
     overrides: Mapping[str, Any],
 ) -> ImageClassifier:
-    config = resolve.change(config, overrides)
-    found = resolve.find_pretrained(name, weights, ema=ema)
-    resize = bool(_SIZES & set(overrides))
-    num_classes = overrides.get("num_classes")
-    return resolve.load_pretrained(found, config, resize=resize, num_classes=num_classes, class_map=class_map).eval()
+    """The model of a changed config with published weights."""
+    model = resolve.load_pretrained(
+        found,
+        resolve.change(config, overrides),
+        resize=bool(_SIZES & set(overrides)),
+        num_classes=overrides.get("num_classes"),
+        class_map=class_map,
+    )
+    return model.eval()
 
 
 def save(model: ImageClassifier, directory: str | Path) -> None:

@@ -79,11 +79,11 @@ class Convert:
         if name is None and Path(self.source).is_file():
             raise ConfigError(f"whose weights does {self.source} hold? add --model NAME; `leanformer list` shows names")
         if name is None and Path(self.source).is_dir():
-            name, weights = resolve.open_hub_folder(Path(self.source))
-        elif name is None:
-            name, weights = self.source, None
-        found = resolve.find_pretrained(name, weights, ema=self.ema)
-        config = resolve.change(resolve.find_config(name), sizes)
+            config, found = resolve.open_hub_folder(Path(self.source))
+        else:
+            name, weights = (self.source, None) if name is None else (name, weights)
+            config, found = resolve.find_config(name), resolve.find_pretrained(name, weights, ema=self.ema)
+        config = resolve.change(config, sizes)
         model = resolve.load_pretrained(found, config, resize=bool(sizes), class_map=self.class_map).eval()
         shapes = {key: tuple(value.shape) for key, value in found.tensors.items()}
         left = ", ".join(f"{count} x {leaf}" for leaf, count in dropped(model, shapes).items())

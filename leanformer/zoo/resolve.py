@@ -19,6 +19,7 @@ from leanformer.config import replace_at
 from leanformer.errors import CheckpointError
 from leanformer.models import BackboneConfig, ImageClassifier, find, list_models
 from leanformer.zoo import timm_hub
+from leanformer.zoo.hf_folder import read_hf_config, read_hf_preprocess
 from leanformer.zoo.load import load_published
 from leanformer.zoo.transfer import read_class_map
 from leanformer.zoo.weights import Weights, all_published, full_name, published
@@ -43,8 +44,7 @@ def kind_of(model: str | Path, *, with_weights: bool = False) -> Kind:
     if with_weights and str(model).partition(".")[0] in list_models():
         return "name"
     if path.is_dir():
-        is_hub = not (path / runs.RECORD).is_file() and timm_hub.folder_model(path) is not None
-        return "hub_folder" if is_hub else "folder"
+        return "hub_folder" if not (path / runs.RECORD).is_file() and _is_hub_folder(path) else "folder"
     if isinstance(model, Path):
         return "folder"
     if is_timm:
@@ -71,13 +71,6 @@ def change(config: BackboneConfig, overrides: Mapping[str, Any]) -> BackboneConf
     for field, value in overrides.items():
         config = replace_at(config, field, value)
     return config
-
-
-def open_hub_folder(folder: Path) -> tuple[str, Path]:
-    """The timm name of the model in a folder of the Hub, and its weights."""
-    name = timm_hub.folder_model(folder)
-    assert name is not None, folder
-    return name, folder / timm_hub.TENSORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +123,24 @@ def find_pretrained(name: str | None, weights: Source | None = None, *, ema: boo
     return Pretrained(name=name, tensors=files.read_weights(weights, ema=ema), source=str(weights), record=record)
 
 
+def open_hub_folder(folder: Path) -> tuple[BackboneConfig, Pretrained]:
+    """Config and weights of a folder of the Hugging Face Hub, timm's or transformers'.
+
+    Raises:
+        ConfigError: if it holds a timm model that has no config here.
+        CheckpointError: if its files cannot be read.
+    """
+    weights = folder / timm_hub.TENSORS
+    name = timm_hub.folder_model(folder)
+    if name is not None:
+        return find_config(name), find_pretrained(name, weights)
+    config = read_hf_config(folder / timm_hub.RECORD)
+    assert config is not None, folder
+    record = Weights(page=str(folder), preprocess=read_hf_preprocess(folder / "preprocessor_config.json", config))
+    tensors = files.read_weights(weights)
+    return config, Pretrained(name=None, tensors=tensors, source=str(weights), record=record)
+
+
 def load_pretrained(
     found: Pretrained,
     config: BackboneConfig,
@@ -156,6 +167,13 @@ def load_pretrained(
         model.preprocess = replace(found.record.preprocess, image_size=model.config.image_grid)
     model.origin = {"from": found.source, "license": found.record.license if found.record else None, **model.origin}
     return model
+
+
+def _is_hub_folder(folder: Path) -> bool:
+    record = folder / timm_hub.RECORD
+    if not (folder / timm_hub.TENSORS).is_file() or not record.is_file():
+        return False
+    return timm_hub.folder_model(folder) is not None or read_hf_config(record) is not None
 
 
 def _names_weights(text: str) -> bool:
