@@ -56,6 +56,8 @@ class Remote:
     """Where a person finds it."""
     url: str | None = None
     """Direct link, if there is one."""
+    file: str | None = None
+    """Its name on that page, where it is known."""
     sha256: str | None = None
     """Its SHA-256 in hexadecimal, or how it begins; None if nobody published it."""
 
@@ -66,7 +68,10 @@ class Remote:
 
     def by_hand(self) -> str:
         """What a person does to get it."""
-        return f"download {self.place.name} from {self.page} and put it at {self.place}, or give the file itself"
+        return (
+            f"download {self.file or 'the file'} from {self.page} and put it at {self.place}, where the next call finds "
+            "it, or give the file (weights= or --weights)"
+        )
 
 
 def cache_folder() -> Path:
@@ -131,7 +136,7 @@ class HttpsRedirects(urllib.request.HTTPRedirectHandler):
 
 def _download(remote: Remote, path: Path, opener: Callable[[str], Answer]) -> None:
     if remote.url is None:
-        raise CheckpointError(f"{path.name} has no direct link: {remote.by_hand()}")
+        raise CheckpointError(f"{remote.file or path.name} has no direct link: {remote.by_hand()}")
     if offline():
         raise CheckpointError(f"{path.name} is not in the cache, and the network is switched off: {remote.by_hand()}")
     assert remote.url.startswith("https://"), remote.url

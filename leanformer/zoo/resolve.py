@@ -188,9 +188,4 @@ def _fetched(name: str | None, record: Weights | None) -> Path:
     full = full_name(name)
     assert full is not None
     remote = record.remote(full)
-    if remote.url is None and not remote.place.is_file():
-        raise CheckpointError(
-            f"the weights of {name} have no direct link: download {record.file or 'them'} from {record.page} and give "
-            f"the file (weights= or --weights), or put it at {remote.place}, where the next call finds it"
-        )
     return fetch(remote)

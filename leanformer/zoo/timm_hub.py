@@ -121,7 +121,7 @@ def hub_files(name: str) -> tuple[Path, Path]:
     if snapshot is not None:
         return snapshot / TENSORS, snapshot / RECORD
     weights, record = (
-        Remote(path=f"timm/{full}/{file}", page=f"{_HUB}/{full}", url=f"{_HUB}/{full}/resolve/main/{file}")
+        Remote(path=f"timm/{full}/{file}", page=f"{_HUB}/{full}", url=f"{_HUB}/{full}/resolve/main/{file}", file=file)
         for file in (TENSORS, RECORD)
     )
     return fetch(weights), fetch(record)

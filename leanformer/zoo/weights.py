@@ -38,8 +38,8 @@ class Weights:
 
     def remote(self, name: str) -> Remote:
         """The file of the weights `name`, `<model>.<tag>`, and where the cache keeps it."""
-        file = self.file or f"{name}.pth"
-        return Remote(path=f"weights/{name}/{file}", page=self.page, url=self.url, sha256=self.sha256)
+        path = f"weights/{name}/{self.file or f'{name}.pth'}"
+        return Remote(path=path, page=self.page, url=self.url, file=self.file, sha256=self.sha256)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,12 @@ def silent(url: str) -> Answer:
 
 
 def remote(**changes: str | None) -> Remote:
-    values = {"path": "weights/a.in1k/a.pth", "page": "https://a.org/page", "url": "https://a.org/a.pth"}
+    values = {
+        "path": "weights/a.in1k/a.pth",
+        "page": "https://a.org/page",
+        "url": "https://a.org/a.pth",
+        "file": "a.pth",
+    }
     return Remote(**{**values, **changes})  # type: ignore[arg-type]
 
 

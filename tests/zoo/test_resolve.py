@@ -96,7 +96,7 @@ def test_a_file_without_a_link_is_found_where_the_error_says_to_put_it(weights):
     with pytest.raises(CheckpointError) as error:
         leanformer.load("flatten_swin_tiny.in1k")
     text = str(error.value)
-    assert "download them from https://github.com/LeapLabTHU/FLatten-Transformer" in text
+    assert "download the file from https://github.com/LeapLabTHU/FLatten-Transformer" in text
     found = re.search(r"put it at (\S+), where the next call finds it", text)
     assert found is not None
     place = Path(found.group(1))
