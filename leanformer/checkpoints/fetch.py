@@ -68,9 +68,10 @@ class Remote:
 
     def by_hand(self) -> str:
         """What a person does to get it."""
+        what = self.file or "the file"
         return (
-            f"download {self.file or 'the file'} from {self.page} and put it at {self.place}, where the next call finds "
-            "it, or give the file (weights= or --weights)"
+            f"download {what} from {self.page} and put it at {self.place}, where the next call finds it, "
+            "or give the file (weights= or --weights)"
         )
 
 
