@@ -1,6 +1,6 @@
 """Count parameters and multiply-accumulates of every registered model into the table that `leanformer list` reads.
 
-    python tools/count_costs.py
+python tools/count_costs.py
 """
 
 from __future__ import annotations

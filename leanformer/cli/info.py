@@ -100,7 +100,7 @@ def _print(facts: dict[str, Any]) -> None:
         if macs:
             print(f"  {part}: {macs / 1e6:,.1f} M, {macs / facts['macs']:.1%}")
     for stage in facts["stages"]:
-        print(f"stage {stage['stage']}: {stage['channels']} channels, stride {stage['stride']}")
+        print(f"stages.{stage['stage']}: {stage['channels']} channels, stride {stage['stride']}")
         for block in stage["blocks"]:
             around = f", with {', '.join(block['around'])}" if block["around"] else ""
             print(f"  {block['blocks']}: {block['attention']}, {block['region']}, norm {block['norm']}{around}")
@@ -111,17 +111,17 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 def _stages(model: ImageClassifier) -> list[dict[str, Any]]:
-    """One entry per stage; neighboring blocks that are alike share a line."""
+    """One entry per stage, numbered as the modules are; neighboring blocks that are alike share a line."""
     stages = []
     entries: Any = model.backbone.stages
-    for number, (stage, info) in enumerate(zip(entries, model.backbone.feature_info, strict=True), start=1):
+    for number, (stage, info) in enumerate(zip(entries, model.backbone.feature_info, strict=True)):
         blocks: list[dict[str, Any]] = []
-        for index, block in enumerate(stage.blocks, start=1):
+        for index, block in enumerate(stage.blocks):
             entry = _block(block)
             if blocks and {key: value for key, value in blocks[-1].items() if key != "blocks"} == entry:
                 blocks[-1]["blocks"] = f"{blocks[-1]['blocks'].partition('-')[0]}-{index}"
             else:
-                blocks.append({"blocks": f"block {index}", **entry})
+                blocks.append({"blocks": f"blocks.{index}", **entry})
         stages.append({"stage": number, "channels": info.channels, "stride": info.stride, "blocks": blocks})
     return stages
 

@@ -38,7 +38,6 @@ class ClassifierHead(nn.Module):
     ) -> None:
         super().__init__()
         self.dim = dim
-        self.dim = dim
         self.separate = False
         self.pool_first = pool_first
         self.norm = norm

@@ -13,6 +13,8 @@ C = TypeVar("C", bound=BackboneConfig)
 
 SYSTEMS = ("slab", "flatten", "swiftformer", "l2vit", "attention_removal")
 """The published systems, each with a file of its name in which its models are registered."""
+FILES = {**{name: name for name in SYSTEMS}, "dense": "slab"}
+"""The system whose models a file registers; the trunks for dense tasks that differ from their classifiers are SLAB's."""
 
 _MODELS: dict[str, Callable[[], BackboneConfig]] = {}
 
@@ -51,4 +53,4 @@ def describe(name: str) -> str:
 def system_of(name: str) -> str:
     """The published system that a model belongs to, by the file that registers it; "base" for none."""
     file = _MODELS[name.partition(".")[0]].__module__.rpartition(".")[2]
-    return file if file in SYSTEMS else "base"
+    return FILES.get(file, "base")

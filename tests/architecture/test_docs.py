@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -130,3 +130,11 @@ def _find(name: str) -> object:
         return getattr(importlib.import_module(module), attribute)
     except AttributeError:
         return importlib.import_module(name)
+
+
+def test_the_page_of_the_zoo_is_the_one_that_the_registry_gives() -> None:
+    spec = importlib.util.spec_from_file_location("make_zoo_page", ROOT / "tools/make_zoo_page.py")
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.PAGE.read_text(encoding="utf-8") == tool.page(), "python tools/make_zoo_page.py writes it again"

@@ -80,9 +80,9 @@ def test_info_shows_the_structure_of_a_model(run):
     printed = run("info", "slab_swin_tiny").out
     assert "slab_swin_tiny: swin, 224 x 224 images, 1000 classes" in printed
     for line in (
-        "stage 1: 96 channels, stride 4",
-        "  block 1-2: Simplified, whole map, norm PRepBN",
-        "  block 2: Softmax, windows of 7 shifted by 3, norm PRepBN",
+        "stages.0: 96 channels, stride 4",
+        "  blocks.0-1: Simplified, whole map, norm PRepBN",
+        "  blocks.1: Softmax, windows of 7 shifted by 3, norm PRepBN",
         "license of the weights: none published",
     ):
         assert line in printed
@@ -91,13 +91,13 @@ def test_info_shows_the_structure_of_a_model(run):
 @pytest.mark.parametrize(
     ("name", "lines"),
     [
-        ("deit_tiny_removed_024", ["  block 1: no attention, tokens times 2, norm LayerNorm", "  MLP: "]),
-        ("cswin_tiny", ["  block 1: Softmax, stripes of 1 down and across, norm LayerNorm"]),
+        ("deit_tiny_removed_024", ["  blocks.0: no attention, tokens times 2, norm LayerNorm", "  MLP: "]),
+        ("cswin_tiny", ["  blocks.0: Softmax, stripes of 1 down and across, norm LayerNorm"]),
         (
             "swiftformer_xs",
-            ["  block 1-2: no attention, LocalMLP, norm BatchNorm", "  block 3: Additive, whole map, norm "],
+            ["  blocks.0-1: no attention, LocalMLP, norm BatchNorm", "  blocks.2: Additive, whole map, norm "],
         ),
-        ("l2vit_tiny", ["  block 2: Normalized, whole map, norm LayerNorm, with ConvPosition, LocalConcentration"]),
+        ("l2vit_tiny", ["  blocks.1: Normalized, whole map, norm LayerNorm, with ConvPosition, LocalConcentration"]),
         ("slab_pvt_v2_b0", ["  local convolutions: ", "PVTv2-B0 with simplified linear attention"]),
         ("deit_nano", ["  attention projections: "]),
     ],
@@ -122,7 +122,7 @@ def test_info_in_json_holds_the_whole_config(run):
     found = json.loads(run("info", "flatten_swin_tiny", "--json").out)
     assert from_dict(found["config"], BackboneConfig) == find("flatten_swin_tiny")
     assert found["parameters"] == sum(p.numel() for p in leanformer.build("flatten_swin_tiny").parameters())
-    assert [stage["stage"] for stage in found["stages"]] == [1, 2, 3, 4]
+    assert [stage["stage"] for stage in found["stages"]] == [0, 1, 2, 3]
 
 
 def test_info_of_a_run_names_its_classes_and_edits(run, folded):
