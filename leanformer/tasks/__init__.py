@@ -1,5 +1,6 @@
 """What models are trained for: losses of a batch, metrics of a data set."""
 
+from leanformer.tasks.calibration import Calibration, measure_calibration
 from leanformer.tasks.classify import Classification, Metrics, format_line
 
-__all__ = ["Classification", "Metrics", "format_line"]
+__all__ = ["Calibration", "Classification", "Metrics", "format_line", "measure_calibration"]

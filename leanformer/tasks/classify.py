@@ -26,6 +26,8 @@ class Metrics:
     """Share of the images whose class is among the five most probable (or among all, if there are fewer)."""
     loss: float
     """Mean cross entropy over the images, without label smoothing."""
+    brier: float | None = None
+    """Mean over the images of the squared distance between the probabilities and the truth, 0 to 2."""
     count: int
     num_classes: int
     indices: Tensor
@@ -92,6 +94,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.loss = 0.0
+        self.brier = 0.0
         self.num_right_in_k = 0
         self.num_classes = 0
         self.columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -103,7 +106,10 @@ class _Tally:
         self.loss += F.cross_entropy(scores.double(), batch.labels, reduction="sum").item()
         best = scores.topk(min(TOP_K, self.num_classes), dim=1).indices
         self.num_right_in_k += int((best == batch.labels[:, None]).sum())
-        probabilities, predictions = scores.softmax(dim=1).max(dim=1)
+        shares = scores.softmax(dim=1)
+        of_truth = shares.gather(1, batch.labels[:, None]).double()
+        self.brier += (shares.double().square().sum() + (1 - 2 * of_truth).sum()).item()
+        probabilities, predictions = shares.max(dim=1)
         self.columns.append((batch.indices, batch.labels, predictions, probabilities))
         self.skipped.extend(batch.skipped)
 
@@ -116,6 +122,7 @@ class _Tally:
             top1=int((predictions == labels).sum()) / count,
             top5=self.num_right_in_k / count,
             loss=self.loss / count,
+            brier=self.brier / count,
             count=count,
             num_classes=self.num_classes,
             indices=indices,
