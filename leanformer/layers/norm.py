@@ -13,12 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from leanformer.config import register_config
+from leanformer.errors import ConfigError
 
 
 class NormConfig:
     """Base of the configs of norms on the channels of (B, N, C)."""
 
     kind: ClassVar[str]
+    eps: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eps < float("inf"):
+            raise ConfigError(f"eps must be at least 0, got {self.eps}")
 
     def build(self, dim: int) -> nn.Module:
         """The norm over `dim` channels."""

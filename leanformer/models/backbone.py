@@ -148,14 +148,16 @@ class StagedConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         self.check_ranges(depths=0, dims=1, num_heads=1)
+        if not self.depths:
+            raise ConfigError("depths names no stage; give at least one")
         if not len(self.depths) == len(self.dims) == len(self.num_heads):
             raise ConfigError(f"depths {self.depths}, dims {self.dims} and num_heads {self.num_heads} differ in length")
         check_per_stage("attention", self.attention, self.depths)
         check_per_stage("mlp_ratio", self.mlp_ratio, self.depths)
-        for stage, (dim, heads) in enumerate(zip(self.dims, self.num_heads, strict=True)):
+        for stage, (depth, dim, heads) in enumerate(zip(self.depths, self.dims, self.num_heads, strict=True)):
             if dim % heads:
                 raise ConfigError(f"dim {dim} is not divisible by its num_heads {heads}")
-            if at(self.mlp_ratio, stage, 0) < 0:
+            if any(at(self.mlp_ratio, stage, block) < 0 for block in range(depth)):
                 raise ConfigError(f"mlp_ratio must be at least 0, got {self.mlp_ratio}")
 
     def hidden_dim(self, stage: int, block: int) -> int:

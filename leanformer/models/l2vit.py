@@ -59,6 +59,8 @@ class L2ViT(StagedConfig):
         StagedConfig.__post_init__(self)
         self.check_ranges(head_dim=0)
         check_per_stage("window_size", self.window_size, self.depths)
+        if self.stem in ("conv", "deep_conv") and self.dims[0] < 2:
+            raise ConfigError(f"the first of dims must be at least 2, since the stem begins with half, got {self.dims}")
         for stage, depth in enumerate(self.depths):
             for block in range(depth):
                 if at(self.window_size, stage, block) < 1:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from leanformer.layers.norm import FrozenAffine, LayerNorm, PRepBN, RepBN, batch_norm_affine
+from leanformer.config import registered_kinds
+from leanformer.errors import ConfigError
+from leanformer.layers.norm import FrozenAffine, LayerNorm, NormConfig, PRepBN, RepBN, batch_norm_affine
 
 
 def shaken(norm: nn.Module) -> nn.Module:
@@ -16,6 +18,13 @@ def shaken(norm: nn.Module) -> nn.Module:
         if name.endswith(("running_mean", "running_var")):
             buffer.uniform_(0.5, 2.0)
     return norm
+
+
+@pytest.mark.parametrize("norm", registered_kinds(NormConfig).values())
+@pytest.mark.parametrize("eps", [-1e-5, float("nan"), float("inf")])
+def test_an_eps_that_no_norm_can_take_is_refused(norm: type[NormConfig], eps: float) -> None:
+    with pytest.raises(ConfigError, match=f"eps must be at least 0, got {eps}"):
+        norm(eps=eps)  # type: ignore[call-arg]
 
 
 def test_affine_is_what_eval_mode_computes() -> None:
