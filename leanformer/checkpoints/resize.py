@@ -68,22 +68,32 @@ def position_tables(model: nn.Module) -> dict[str, LearnedPosition | RelativePos
     }
 
 
-def fit_positions(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def fit_positions(
+    tensors: Mapping[str, Tensor], model: nn.Module, source: nn.Module | None = None
+) -> dict[str, Tensor]:
     """`tensors` under our names with every learned position resized to what `model` has; all else as it is.
+
+    Args:
+        source: the model that the tensors are of, which knows the sizes of its maps and windows; None for files, whose
+            tables are of square ones unless they have the shape that `model` has.
 
     Raises:
         CheckpointError: if a table is of no square map or window, naming it.
     """
     out = dict(tensors)
+    sources = {} if source is None else position_tables(source)
     for name, module in position_tables(model).items():
-        if name not in out or out[name].shape == module.table.shape:
+        grid = sources[name].grid if name in sources else None
+        if name not in out or (grid is None and out[name].shape == module.table.shape):
             continue
         try:
             if isinstance(module, RelativePositionBias):
-                out[name] = resize_relative_bias(out[name], module.grid)
+                out[name] = resize_relative_bias(out[name], module.grid, source_window=grid)
             else:
                 prefix = module.prefix_tokens
-                out[name] = resize_position(out[name], module.grid, prefix_tokens=prefix, mode=module.resize)
+                out[name] = resize_position(
+                    out[name], module.grid, prefix_tokens=prefix, source_grid=grid, mode=module.resize
+                )
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from error
     return out

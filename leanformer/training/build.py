@@ -16,8 +16,7 @@ from leanformer.errors import ConfigError
 from leanformer.models import BackboneConfig, ImageClassifier, Preprocess
 from leanformer.training.config import ModelSpec
 from leanformer.zoo import resolve
-
-CLASSIFIER = "head.linear."
+from leanformer.zoo.transfer import CLASSIFIERS
 
 
 def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preprocess | None = None) -> ImageClassifier:
@@ -43,7 +42,7 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
     if spec.weights is not None:
         source = _source(spec, model.config)
         _check_norms(spec, source, model)
-        load_strict(model, fit_positions(_wanted(source, model), model), source=spec.weights)
+        load_strict(model, fit_positions(_wanted(source, model), model, source), source=spec.weights)
         preprocess = preprocess or source.preprocess
     if preprocess is not None:
         model.preprocess = replace(preprocess, image_size=model.config.image_grid)
@@ -76,6 +75,6 @@ def _wanted(source: ImageClassifier, model: ImageClassifier) -> dict[str, Tensor
     tensors = dict(source.state_dict())
     same = source.config.num_classes == model.config.num_classes and source.classes in (None, model.classes)
     if not same:
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(CLASSIFIER)}
-        tensors |= {name: value for name, value in model.state_dict().items() if name.startswith(CLASSIFIER)}
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(CLASSIFIERS)}
+        tensors |= {name: value for name, value in model.state_dict().items() if name.startswith(CLASSIFIERS)}
     return tensors

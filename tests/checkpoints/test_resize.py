@@ -80,10 +80,11 @@ def test_a_bias_table_of_no_window_is_named(shape):
 
 
 class Positions(nn.Module):
-    def __init__(self, side: int) -> None:
+    def __init__(self, height: int, width: int | None = None) -> None:
         super().__init__()
-        self.position = LearnedPosition(6, (side, side), prefix_tokens=1)
-        self.bias = RelativePositionBias((side, side), num_heads=2)
+        grid = height, width or height
+        self.position = LearnedPosition(6, grid, prefix_tokens=1)
+        self.bias = RelativePositionBias(grid, num_heads=2)
         self.table = nn.Linear(2, 2)
 
 
@@ -94,6 +95,15 @@ def test_all_positions_of_a_model_are_fitted_and_all_else_is_left():
     assert torch.equal(large.table.weight, small.table.weight)
     torch.testing.assert_close(large.position.table, small.position((6, 6)))
     torch.testing.assert_close(large.bias((6, 6)), small.bias((6, 6)))
+
+
+@pytest.mark.parametrize("source", [(6, 6), (4, 9), (3, 5)])
+def test_maps_that_are_not_square_are_fitted_from_a_model_of_any_size_even_of_as_many_places(source):
+    before, wide = Positions(*source), Positions(4, 9)
+    nn.init.normal_(before.position.table)
+    wide.load_state_dict(fit_positions(before.state_dict(), wide, before))
+    torch.testing.assert_close(wide.position.table, before.position((4, 9)))
+    torch.testing.assert_close(wide.bias((4, 9)), before.bias((4, 9)))
 
 
 def test_a_position_that_cannot_be_fitted_is_named():

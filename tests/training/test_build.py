@@ -44,6 +44,15 @@ def test_a_published_file_fills_everything_but_a_classifier_for_other_classes(na
             assert torch.equal(model.state_dict()[name], value), name
 
 
+def test_both_classifiers_of_a_distilled_model_start_afresh_for_other_classes(tmp_path):
+    distilled = ImageClassifier(replace(find("deit_nano"), num_classes=11, distilled=True))
+    runs.save(distilled, tmp_path / "run")
+    config = replace(find("deit_nano"), distilled=True)
+    model = build_model(ModelSpec(config=config, weights=str(tmp_path / "run")), CLASSES)
+    assert [layer.out_features for layer in model.head.classifiers()] == [3, 3]
+    assert torch.equal(model.backbone.distillation_token, distilled.backbone.distillation_token)
+
+
 def test_positions_are_resized_when_the_run_trains_at_another_size(nano, published_file):
     spec = ModelSpec(name="deit_nano", overrides=(("image_size", 48),), weights=str(published_file))
     model = build_model(spec, CLASSES)
