@@ -73,23 +73,23 @@ def load(
         ExportError: for an exported file that cannot be opened.
     """
     if isinstance(model, BackboneConfig):
-        config, found = model, resolve.find_pretrained(None, weights, ema=ema)
-        return _fill(config, found, class_map, overrides)
+        config = resolve.change(model, overrides)
+        return _fill(config, resolve.find_pretrained(None, weights, ema=ema), class_map, overrides)
+    asked = [*overrides, *(name for name, given in (("ema", ema), ("class_map", class_map is not None)) if given)]
     kind = resolve.kind_of(model, with_weights=weights is not None)
     if kind == "exported":
-        return _open_onnx(model, weights, overrides)  # type: ignore[return-value]
+        return _open_onnx(model, weights, asked)  # type: ignore[return-value]
     if weights is not None and kind in ("folder", "hub_folder"):
         raise ConfigError(f"{model} is a run directory with weights of its own; give a model's name with others")
     if kind == "folder":
-        if overrides:
-            raise ConfigError(f"{model} is a finished model; {', '.join(overrides)} cannot be changed while loading it")
+        if asked:
+            raise ConfigError(f"{model} is a finished model; {', '.join(asked)} cannot be changed while loading it")
         return runs.load(model)
     if kind == "hub_folder":
-        config, found = resolve.open_hub_folder(Path(model))
-        return _fill(config, found, class_map, overrides)
-    config = resolve.change(
-        resolve.find_config(str(model)), overrides
-    )  # a wrong field is found before a file is fetched
+        config, found = resolve.open_hub_folder(Path(model), ema=ema)
+        return _fill(resolve.change(config, overrides), found, class_map, overrides)
+    # A wrong field is found before a file is fetched.
+    config = resolve.change(resolve.find_config(str(model)), overrides)
     return _fill(config, resolve.find_pretrained(str(model), weights, ema=ema), class_map, overrides)
 
 
@@ -99,10 +99,10 @@ def _fill(
     class_map: str | Path | Sequence[int] | None,
     overrides: Mapping[str, Any],
 ) -> ImageClassifier:
-    """The model of a changed config with published weights."""
+    """The model of a config that `overrides` changed, with published weights."""
     model = resolve.load_pretrained(
         found,
-        resolve.change(config, overrides),
+        config,
         resize=bool(_SIZES & set(overrides)),
         num_classes=overrides.get("num_classes"),
         class_map=class_map,
@@ -139,10 +139,10 @@ def predict(
     return [(names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
 
-def _open_onnx(model: str | Path, weights: object, overrides: Mapping[str, Any]) -> OnnxClassifier:
+def _open_onnx(model: str | Path, weights: object, asked: Sequence[str]) -> OnnxClassifier:
     from leanformer.export import OnnxClassifier
 
-    if weights is not None or overrides:
-        named = ", ".join(overrides) or "--weights"
+    if weights is not None or asked:
+        named = ", ".join(asked) or "--weights"
         raise ConfigError(f"{model} is an exported file with weights and a shape of its own; leave out {named}")
     return OnnxClassifier(model)

@@ -79,7 +79,7 @@ class Convert:
         if name is None and Path(self.source).is_file():
             raise ConfigError(f"whose weights does {self.source} hold? add --model NAME; `leanformer list` shows names")
         if name is None and Path(self.source).is_dir():
-            config, found = resolve.open_hub_folder(Path(self.source))
+            config, found = resolve.open_hub_folder(Path(self.source), ema=self.ema)
         else:
             name, weights = (self.source, None) if name is None else (name, weights)
             config, found = resolve.find_config(name), resolve.find_pretrained(name, weights, ema=self.ema)

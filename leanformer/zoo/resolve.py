@@ -16,7 +16,7 @@ from torch import Tensor
 from leanformer.checkpoints import files, runs
 from leanformer.checkpoints.fetch import fetch
 from leanformer.config import replace_at
-from leanformer.errors import CheckpointError
+from leanformer.errors import CheckpointError, ConfigError
 from leanformer.models import BackboneConfig, ImageClassifier, find, list_models
 from leanformer.zoo import timm_hub
 from leanformer.zoo.hf_folder import read_hf_config, read_hf_preprocess
@@ -93,7 +93,7 @@ def find_pretrained(name: str | None, weights: Source | None = None, *, ema: boo
         ema: take the averaged copy from a file that has one.
 
     Raises:
-        ConfigError: for an unknown tag.
+        ConfigError: for an unknown tag, or `ema` with tensors.
         CheckpointError: if they cannot be read, or fetched: then with what to do by hand.
     """
     if isinstance(weights, (str, Path)):
@@ -114,6 +114,8 @@ def find_pretrained(name: str | None, weights: Source | None = None, *, ema: boo
     if weights is None:
         weights = _fetched(name, record)
     if isinstance(weights, Mapping):
+        if ema:
+            raise ConfigError("ema picks a copy in a file; of tensors give those that are meant")
         return Pretrained(
             name=name,
             tensors=weights,
@@ -123,7 +125,7 @@ def find_pretrained(name: str | None, weights: Source | None = None, *, ema: boo
     return Pretrained(name=name, tensors=files.read_weights(weights, ema=ema), source=str(weights), record=record)
 
 
-def open_hub_folder(folder: Path) -> tuple[BackboneConfig, Pretrained]:
+def open_hub_folder(folder: Path, *, ema: bool = False) -> tuple[BackboneConfig, Pretrained]:
     """Config and weights of a folder of the Hugging Face Hub, timm's or transformers'.
 
     Raises:
@@ -133,11 +135,11 @@ def open_hub_folder(folder: Path) -> tuple[BackboneConfig, Pretrained]:
     weights = folder / timm_hub.TENSORS
     name = timm_hub.folder_model(folder)
     if name is not None:
-        return find_config(name), find_pretrained(name, weights)
+        return find_config(name), find_pretrained(name, weights, ema=ema)
     config = read_hf_config(folder / timm_hub.RECORD)
     assert config is not None, folder
     record = Weights(page=str(folder), preprocess=read_hf_preprocess(folder / "preprocessor_config.json", config))
-    tensors = files.read_weights(weights)
+    tensors = files.read_weights(weights, ema=ema)
     return config, Pretrained(name=None, tensors=tensors, source=str(weights), record=record)
 
 
@@ -187,5 +189,4 @@ def _fetched(name: str | None, record: Weights | None) -> Path:
         raise CheckpointError(f"{asked} has no published weights; give a file (weights= or --weights), or train it")
     full = full_name(name)
     assert full is not None
-    remote = record.remote(full)
-    return fetch(remote)
+    return fetch(record.remote(full))

@@ -120,3 +120,15 @@ def test_the_published_map_from_22k_classes_picks_the_rows_of_l2vit():
                "head.bias": torch.arange(21841.0)}  # fmt: skip
     model = leanformer.load("deit_nano", weights=weights, class_map=rows.tolist())
     assert np.array_equal(model.head.linear.bias.detach().numpy(), rows)
+
+
+@pytest.mark.parametrize("asked", [{"ema": True}, {"class_map": (1, 2)}])
+def test_a_finished_model_keeps_its_classes_and_its_weights(tmp_path, asked):
+    leanformer.save(leanformer.build("deit_nano"), tmp_path / "model")
+    with pytest.raises(ConfigError, match=f"a finished model; {next(iter(asked))} cannot be changed"):
+        leanformer.load(tmp_path / "model", **asked)
+
+
+def test_an_averaged_copy_is_asked_of_files_alone():
+    with pytest.raises(ConfigError, match="ema picks a copy in a file"):
+        leanformer.load("deit_nano", weights=file_of("deit_nano"), ema=True)
