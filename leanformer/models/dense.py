@@ -64,8 +64,11 @@ class PyramidFeatures(nn.Module):
         return self
 
     def norm_sites(self) -> tuple[NormSite, ...]:
-        """The norms of the levels; who reads their maps is not known here, so they fold into nothing."""
-        return tuple(NormSite(owner=self.norms, attribute=level) for level in self.norms)
+        """The norms of the levels, and the one that the backbone ends with if it does; who reads their maps is not
+        known here, so they fold into nothing."""
+        levels = tuple(NormSite(owner=self.norms, attribute=level) for level in self.norms)
+        found = self.backbone.output_norm()
+        return levels if found is None else (*levels, NormSite(owner=found[0], attribute=found[1]))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to one map (B, C, H / stride, W / stride) for each level."""

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from published import DEAD, HERE, close, weights_of
+from torch import nn
 
 import leanformer
 from leanformer.bench import count_cost
 from leanformer.errors import CheckpointError, ConfigError
-from leanformer.layers.norm import BatchNorm, LayerNorm
+from leanformer.layers.norm import BatchNorm, LayerNorm, Norms
 from leanformer.models import find
 from leanformer.models.dense import PyramidFeatures
 from leanformer.zoo.dense import build_pyramid, load_pyramid
@@ -239,6 +240,20 @@ def test_slab_trunks_start_from_the_published_classifiers_whose_norms_may_be_bar
     rep = getattr(pyramid.backbone.stem.norm, "rep", pyramid.backbone.stem.norm)
     key = "patch_embed.norm.norm2" if "patch_embed.norm.norm2.alpha" in weights else "patch_embed.norm"
     assert torch.equal(rep.bn.running_var, weights[f"{key}.bn.running_var"])
+
+
+def test_norms_that_end_the_stages_of_a_backbone_stay_as_fixed_affine_maps() -> None:
+    config = replace(find("pvt_v2_nano"), norms=Norms(block=BatchNorm()))
+    pyramid = build_pyramid(config).eval()
+    for norm in (module for module in pyramid.modules() if isinstance(module, nn.BatchNorm1d)):
+        norm.running_mean.normal_()
+    images = image_of([1, 3, 64, 64])
+    with torch.inference_mode():
+        before = pyramid(images)
+        report = leanformer.FoldNorms().apply(pyramid)
+        assert report.details["frozen"] == [f"backbone.stages.{stage}.norm" for stage in (2, 0, 1)]
+        for image, expected in zip(pyramid(images), before, strict=True):
+            close(image, expected.numpy())
 
 
 def test_folding_changes_no_map_of_shifted_windows_that_pad() -> None:
