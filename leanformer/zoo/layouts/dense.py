@@ -62,8 +62,9 @@ def dense_map(config: BackboneConfig, shapes: Shapes) -> KeyMap:
         rules.append(_MapTable("absolute_pos_embed", "backbone.position.table", grid))
     warm = any(key.endswith(".warm") for key in shapes)
     for rule in _backbone_rules(config):
-        counts = isinstance(rule, ScheduleCounters) and not warm
-        rules.append(_Counters(rule.published, rule.ours) if counts else rule)  # type: ignore[attr-defined]
+        if isinstance(rule, ScheduleCounters) and not warm:
+            rule = _Counters(rule.published, rule.ours)
+        rules.append(rule)
     return KeyMap(*rules, name=f"{config.kind}_dense")
 
 
