@@ -14,7 +14,7 @@ C = TypeVar("C", bound=BackboneConfig)
 SYSTEMS = ("slab", "flatten", "swiftformer", "l2vit", "attention_removal")
 """The published systems, each with a file of its name in which its models are registered."""
 FILES = {**{name: name for name in SYSTEMS}, "dense": "slab"}
-"""The system whose models a file registers; the trunks for dense tasks that differ from their classifiers are SLAB's."""
+"""The system whose models a file registers; trunks for dense tasks that differ from their classifiers are SLAB's."""
 
 _MODELS: dict[str, Callable[[], BackboneConfig]] = {}
 
