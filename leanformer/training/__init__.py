@@ -2,8 +2,9 @@
 
 from leanformer.training.config import ModelSpec, Scheduled, TrainConfig
 from leanformer.training.finish import RecalibrateBatchNorm
+from leanformer.training.groups import Groups
 from leanformer.training.interrupt import Interrupted
-from leanformer.training.optimizers import SGD, AdamW
+from leanformer.training.optimizers import SGD, AdamW, TimmOptimizer
 from leanformer.training.run import Result, fit
 from leanformer.training.schedules import Constant, Cosine, Linear, Piecewise, WarmUp
 
@@ -12,6 +13,7 @@ __all__ = [
     "AdamW",
     "Constant",
     "Cosine",
+    "Groups",
     "Interrupted",
     "Linear",
     "ModelSpec",
@@ -19,6 +21,7 @@ __all__ = [
     "RecalibrateBatchNorm",
     "Result",
     "Scheduled",
+    "TimmOptimizer",
     "TrainConfig",
     "WarmUp",
     "fit",

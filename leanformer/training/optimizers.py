@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from leanformer.config import register_config
-from leanformer.errors import ConfigError
+from leanformer.errors import ConfigError, suggestion
+from leanformer.training.groups import Groups, parameter_groups
+
+UNFIT = frozenset({"adahessian", "kron", "kronc", "kronw"})
+"""Optimizers of timm that differentiate the gradient, or that draw random numbers of their own."""
+
+OWN_KEYS = frozenset({"params", "param_names", "lr", "weight_decay", "base_lr", "base_weight_decay"})
+"""What a group holds beside what its optimizer keeps there."""
 
 
 class OptimizerConfig:
@@ -17,6 +24,7 @@ class OptimizerConfig:
     kind: ClassVar[str]
     lr: float
     weight_decay: float
+    groups: Groups
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.lr < float("inf"):
@@ -26,6 +34,10 @@ class OptimizerConfig:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of the model's parameters, weight decay left out where it does harm."""
+        return self.make(parameter_groups(model, self.lr, self.weight_decay, self.groups))
+
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer of the given parameter groups."""
         raise NotImplementedError
 
 
@@ -37,10 +49,10 @@ class AdamW(OptimizerConfig):
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    groups: Groups = Groups()
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of the model's parameters."""
-        groups = parameter_groups(model, self.lr, self.weight_decay)
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer of the given parameter groups."""
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
 
@@ -52,35 +64,46 @@ class SGD(OptimizerConfig):
     weight_decay: float = 1e-4
     momentum: float = 0.9
     nesterov: bool = False
+    groups: Groups = Groups()
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of the model's parameters."""
-        groups = parameter_groups(model, self.lr, self.weight_decay)
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer of the given parameter groups."""
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)
 
 
-def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups of named parameters: with weight decay, and without it.
+@register_config("timm_optimizer")
+class TimmOptimizer(OptimizerConfig):
+    """An optimizer that timm knows by name, such as `lamb`, `lion` or `adan`."""
 
-    Decay spares biases, everything of at most one axis (norms, scales) and what the model names in `no_weight_decay()`.
-    A group keeps `base_lr` and `base_weight_decay`, which schedules multiply.
-    """
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if not trained:
-        raise ConfigError("the model has no parameter to train: all of them are frozen")
-    spared: set[str] = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
+    name: str
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    options: tuple[tuple[str, Any], ...] = ()
+    """(argument, value) pairs for it, such as `("betas", (0.9, 0.98))`."""
+    groups: Groups = Groups()
 
-    def decays(name: str, parameter: Tensor) -> bool:
-        return parameter.ndim > 1 and not name.endswith("bias") and name not in spared
+    def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer of the given parameter groups.
 
-    with_decay = [(name, p) for name, p in trained if decays(name, p)]
-    without = [(name, p) for name, p in trained if not decays(name, p)]
-    pairs = ((with_decay, weight_decay), (without, 0.0))
-    return [
-        {"params": named, "weight_decay": decay, "base_lr": lr, "base_weight_decay": decay}
-        for named, decay in pairs
-        if named
-    ]
+        Raises:
+            ConfigError: for an unknown name or option.
+        """
+        from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[reportPrivateImportUsage]
+
+        names = [str(name) for name in list_optimizers()]
+        if self.name not in names:
+            raise ConfigError(f"timm has no optimizer {self.name!r}{suggestion(self.name, names)}")
+        if self.name in UNFIT:
+            raise ConfigError(f"a run with {self.name!r} could not be resumed exactly; choose another optimizer")
+        try:
+            made = create_optimizer_v2(
+                groups, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **dict(self.options)
+            )
+        except (TypeError, ValueError, AssertionError, ModuleNotFoundError) as error:
+            raise ConfigError(f"the optimizer {self.name!r} cannot be made: {error}") from error
+        if not isinstance(made, torch.optim.Optimizer):
+            raise ConfigError(f"{self.name!r} wraps another optimizer; name that one")
+        return made
 
 
 def scale_groups(optimizer: torch.optim.Optimizer, what: str, factor: float) -> None:
@@ -90,14 +113,21 @@ def scale_groups(optimizer: torch.optim.Optimizer, what: str, factor: float) -> 
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The optimizer's state as tensors and as plain numbers, each named `<parameter>.<key>`."""
+    """The optimizer's state as tensors and as plain numbers, each named `<parameter>.<key>`, or `group <i>.<key>` for
+    what it counts for a whole group."""
     tensors, numbers = {}, {}
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["param_names"], group["params"], strict=True):
-            for key, value in optimizer.state.get(parameter, {}).items():
+    for index, group in enumerate(optimizer.param_groups):
+        counted = {key: value for key, value in group.items() if key not in {*OWN_KEYS, *optimizer.defaults}}
+        items = [(f"group {index}", counted)]
+        items += [
+            (name, optimizer.state.get(parameter, {}))
+            for name, parameter in zip(group["param_names"], group["params"], strict=True)
+        ]
+        for name, values in items:
+            for key, value in values.items():
                 if isinstance(value, Tensor):
                     tensors[f"{name}.{key}"] = value
-                elif value is not None:
+                elif isinstance(value, (int, float)):
                     numbers[f"{name}.{key}"] = value
     return tensors, numbers
 
@@ -111,6 +141,8 @@ def load_optimizer_state(
         name, _, key = full_name.rpartition(".")
         state.setdefault(name, {})[key] = value
     packed = optimizer.state_dict()
+    for index, group in enumerate(packed["param_groups"]):
+        group.update(state.pop(f"group {index}", {}))
     ids = {
         name: index
         for group in packed["param_groups"]
@@ -118,3 +150,15 @@ def load_optimizer_state(
     }
     packed["state"] = {ids[name]: values for name, values in state.items()}
     optimizer.load_state_dict(packed)
+    _restore_dtypes(optimizer, tensors)
+
+
+def _restore_dtypes(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo torch's cast of an optimizer's state to the type of its parameter."""
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            values = optimizer.state.get(parameter, {})
+            for key, value in values.items():
+                saved = tensors.get(f"{name}.{key}")
+                if saved is not None and saved.dtype != value.dtype:
+                    values[key] = saved.to(value.device)

@@ -1,20 +1,25 @@
 """Parameter groups spare the right parameters, and an optimizer's state survives being flattened into named tensors."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from leanformer.config import from_dict, to_dict
 from leanformer.errors import ConfigError
+from leanformer.training.groups import Groups, parameter_groups
 from leanformer.training.optimizers import (
     SGD,
     AdamW,
     OptimizerConfig,
+    TimmOptimizer,
     load_optimizer_state,
     optimizer_state,
-    parameter_groups,
     scale_groups,
 )
+
+TIMM = ("lamb", "lion", "adan", "adafactorbv", "nadamw", "madgrad", "muon", "rmsproptf", "lars", "novograd")
 
 
 class Small(nn.Module):
@@ -61,7 +66,10 @@ def test_a_factor_multiplies_the_base_values_and_not_the_last_ones():
     assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.0])
 
 
-@pytest.mark.parametrize("config", [AdamW(lr=0.01), SGD(lr=0.01), SGD(momentum=0.0)], ids=str)
+EXACT = [AdamW(lr=0.01), SGD(lr=0.01), SGD(momentum=0.0), *(TimmOptimizer(name=name, lr=0.01) for name in TIMM)]
+
+
+@pytest.mark.parametrize("config", EXACT, ids=lambda config: getattr(config, "name", config.kind))
 def test_a_restored_optimizer_goes_on_exactly(config):
     torch.manual_seed(0)
     straight = Small()
@@ -71,13 +79,45 @@ def test_a_restored_optimizer_goes_on_exactly(config):
     copy.load_state_dict(straight.state_dict())
     tensors, numbers = optimizer_state(optimizer)
     restored = config.build(copy)
-    load_optimizer_state(restored, {name: value.clone() for name, value in tensors.items()}, numbers)
+    load_optimizer_state(
+        restored, {name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(numbers))
+    )
     steps(straight, optimizer, 3, seed=2)
     steps(copy, restored, 3, seed=2)
     for (name, mine), theirs in zip(copy.named_parameters(), straight.parameters(), strict=True):
         assert torch.equal(mine, theirs), name
 
 
-@pytest.mark.parametrize("config", [AdamW(betas=(0.8, 0.95)), SGD(nesterov=True)], ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [AdamW(betas=(0.8, 0.95)), SGD(nesterov=True), TimmOptimizer(name="lion", options=(("betas", (0.9, 0.98)),))],
+    ids=str,
+)
 def test_an_optimizer_survives_json(config):
     assert from_dict(to_dict(config), OptimizerConfig) == config
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TimmOptimizer(name="lambb"), "did you mean lamb"),
+        (TimmOptimizer(name="kron"), "could not be resumed exactly"),
+        (TimmOptimizer(name="lamb", options=(("bettas", 1),)), "bettas"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_an_optimizer_that_cannot_be_made_says_why(config, message):
+    with pytest.raises(ConfigError, match=message):
+        config.build(Small())
+
+
+def test_patterns_move_parameters_between_the_groups():
+    groups = Groups(decayed=("norm.weight", "tab*"), spared=("linear.*",))
+    decayed, spared = parameter_groups(Small(), 0.1, 0.05, groups)
+    assert {name for name, _ in decayed["params"]} == {"table", "norm.weight"}
+    assert {name for name, _ in spared["params"]} == {"linear.weight", "linear.bias", "norm.bias"}
+
+
+def test_a_pattern_that_fits_nothing_is_an_error():
+    with pytest.raises(ConfigError, match=r"no parameter of the model fits '\*\.gamma'"):
+        parameter_groups(Small(), 0.1, 0.05, Groups(decayed=("*.gamma",)))
