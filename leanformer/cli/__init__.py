@@ -26,6 +26,7 @@ from leanformer.cli.export import Export
 from leanformer.cli.info import Info
 from leanformer.cli.list import List
 from leanformer.cli.predict import Predict
+from leanformer.cli.report import Report
 from leanformer.cli.train import Train
 from leanformer.errors import LeanformerError
 
@@ -33,6 +34,7 @@ COMMANDS = {
     "demo": Demo,
     "train": Train,
     "evaluate": Evaluate,
+    "report": Report,
     "predict": Predict,
     "compress": Compress,
     "export": Export,

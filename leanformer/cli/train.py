@@ -60,6 +60,7 @@ class Train:
         """Train and say how it went."""
         from leanformer.tasks import format_line
         from leanformer.training import fit
+        from leanformer.viz import write_run_page
 
         result = fit(self._config(), resume=self.resume, resume_command=_with_resume(sys.argv))
         if result.evaluation is not None:
@@ -68,6 +69,8 @@ class Train:
             print(f"{len(result.skipped)} images could not be read and were left out")
         print(f"trained {result.steps} steps in {result.seconds:.0f} s; the model is in {result.out}")
         out = quoted(result.out)
+        if result.evaluation is not None:
+            print(f"the page of the run is {write_run_page(result.out, result.evaluation)}")
         print(f"next: leanformer predict {out} IMAGE, or leanformer bench {out}")
         return 0
 

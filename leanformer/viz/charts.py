@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from leanformer.tasks import Calibration
+
 STYLES = (("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", ":", "D"))
 BAR = "#56B4E9"
 WIDTH = 5.6
@@ -38,6 +40,8 @@ PEAK = 10.0
 """A largest value this many times the median makes an axis logarithmic."""
 COUNTED_CLASSES = 20
 """Up to this many classes a confusion matrix shows its counts."""
+DRAWN_CLASSES = 200
+"""Of more classes, several share a cell of the confusion matrix: one alone would be smaller than a dot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,22 +126,54 @@ def bar_chart(bars: Sequence[Bar], *, title: str, number: str, unit: str = "") -
         return _png(figure)
 
 
+def reliability_chart(calibration: Calibration) -> bytes:
+    """Accuracy by confidence, and the diagonal where both agree; darker bars hold more images."""
+    with _figure(WIDTH, 4.2) as (figure, axes):
+        most = max(item.count for item in calibration.bins) or 1
+        for item in calibration.bins:
+            if item.count:
+                shade = 0.25 + 0.75 * item.count / most
+                middle, width = (item.low + item.high) / 2, item.high - item.low
+                axes.bar(middle, item.accuracy, width, color=BAR, alpha=shade, edgecolor="#333333", linewidth=0.6)
+        points = [(item.confidence, item.accuracy) for item in calibration.bins if item.count]
+        axes.plot([0, 1], [0, 1], color="#333333", linestyle="--", linewidth=1.2, label="confidence = accuracy")
+        axes.plot(*zip(*points, strict=True), color=STYLES[1][0], linestyle="", marker="s", label="images of a bin")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.set_title(f"Reliability: ECE {100 * calibration.ece:.2f} %", loc="left", fontweight="bold")
+        axes.set_xlabel("confidence of the prediction")
+        axes.set_ylabel("accuracy")
+        axes.legend(frameon=False, loc="upper left")
+        return _png(figure)
+
+
 def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
-    """Rows are true classes, columns predicted ones; shades are shares of the row, and few classes also show counts."""
+    """Rows are true classes, columns predicted ones; shades are shares of the row, and few classes also show counts.
+
+    Of very many classes, a cell shows the largest share among neighboring classes.
+    """
     from matplotlib.colors import PowerNorm
 
     count = len(classes)
-    shares = [[value / max(1, sum(row)) for value in row] for row in confusion]
+    shares = _pooled([[value / max(1, sum(row)) for value in row] for row in confusion])
     counted = count <= COUNTED_CLASSES
     width = confusion_width(count)
     with _figure(width, width - (0.4 if counted else 1.2)) as (figure, axes):
         image = axes.imshow(
-            shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0.0, vmax=1.0)
+            shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0.0, vmax=1.0), interpolation="nearest"
         )  # few mistakes are visible too
-        places = range(0, count, 1 if counted else math.ceil(count / 40))
-        names = [_shorten(classes[place], 16) for place in places]
+        places = range(0, len(shares), 1 if counted else math.ceil(len(shares) / 40))
+        names = [_shorten(classes[place * math.ceil(count / DRAWN_CLASSES)], 16) for place in places]
         size = FONT_SIZE - 1 if counted else 8
-        axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+        axes.set_xticks(
+            places,
+            names,
+            rotation=45 if counted else 90,
+            ha="right",
+            va="center" if not counted else "top",
+            rotation_mode="anchor",
+            fontsize=size,
+        )
         axes.set_yticks(places, names, fontsize=size)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
@@ -147,6 +183,14 @@ def confusion_chart(confusion: Sequence[Sequence[int]], classes: Sequence[str]) 
         else:
             figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class", ticks=[0, 0.1, 0.25, 0.5, 1])
         return _png(figure)
+
+
+def _pooled(shares: list[list[float]]) -> list[list[float]]:
+    """At most `DRAWN_CLASSES` rows and columns: the largest of each square of cells."""
+    size = math.ceil(len(shares) / DRAWN_CLASSES)
+    starts = range(0, len(shares), size)
+    rows = [[max(column) for column in zip(*shares[i : i + size], strict=True)] for i in starts]
+    return [[max(row[j : j + size]) for j in starts] for row in rows]
 
 
 def confusion_width(num_classes: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.resources
 import io
 from collections.abc import Collection, Sequence
 from html import escape
@@ -13,6 +14,28 @@ import numpy as np
 def text(value: object) -> str:
     """Any text as HTML text or as the value of an attribute."""
     return escape(str(value), quote=True)
+
+
+def page(title: str, summary: str, sections: Sequence[str]) -> str:
+    """A whole page, its style within it; empty sections are left out."""
+    style = importlib.resources.files("leanformer.viz").joinpath("report.css").read_text(encoding="utf-8")
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{text(title)}</title>",
+            f"<style>\n{style}</style></head>",
+            "<body>",
+            f"<header><h1>{text(title)}</h1>\n{paragraph(summary, css='summary')}</header>",
+            "<main>",
+            *filter(None, sections),
+            "</main>",
+            "<footer>Made by leanformer.</footer>",
+            "</body>",
+            "</html>\n",
+        ]
+    )
 
 
 def section(title: str, *parts: str) -> str:
@@ -47,6 +70,25 @@ def pairs(caption: str, rows: Sequence[tuple[str, str]]) -> str:
     """A table of names and texts."""
     body = "\n".join(f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>' for name, value in rows)
     return f'<table class="method"><caption>{text(caption)}</caption>\n<tbody>\n{body}\n</tbody></table>'
+
+
+def charts(figures: Sequence[str]) -> str:
+    """Charts beside each other, or below each other where there is no room."""
+    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def sheet(figures: Sequence[str]) -> str:
+    """Small pictures in rows."""
+    items = "\n".join(f"<li>{figure}</li>" for figure in figures)
+    return f'<ul class="sheet">\n{items}\n</ul>' if figures else ""
+
+
+def picture(pixels: np.ndarray, *, alt: str, caption: str = "", css: str = "") -> str:
+    """A small image with a caption, which is HTML."""
+    kind = "pixels" if max(pixels.shape[:2]) < 100 else "photo"
+    shown = f"<figcaption>{caption}</figcaption>" if caption else ""
+    address = data_address(png_of(pixels))
+    return f'<figure{_class(css)}><img class="{kind}" src="{address}" alt="{text(alt)}">{shown}</figure>'
 
 
 def commands(lines: Sequence[str]) -> str:

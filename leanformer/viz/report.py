@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leanformer.checkpoints.files import write_text
-from leanformer.viz import html
-from leanformer.viz.charts import Bar, bar_chart, confusion_chart, confusion_width, curve_of, line_chart
+from leanformer.viz import html, sections
+from leanformer.viz.charts import Bar, bar_chart
 from leanformer.viz.predictions import Prediction
 
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """A chart of training: which figures of `metrics.jsonl` it shows."""
-
-    title: str
-    curves: tuple[tuple[str, str, str], ...]
-    """Event, key and label of each."""
-    unit: str = ""
-    scale: float = 1.0
-
-
-PANELS = (
-    Panel(
-        title="Loss",
-        curves=(
-            ("step", "loss", "training"),
-            ("epoch", "loss", "validation"),
-            ("epoch", "ema_loss", "validation, averaged"),
-        ),
-    ),
-    Panel(
-        title="Accuracy on validation images",
-        curves=(
-            ("epoch", "top1", "top-1"),
-            ("epoch", "top5", "top-5"),
-            ("epoch", "ema_top1", "top-1, averaged"),
-        ),
-        unit="%",
-        scale=100.0,
-    ),
-    Panel(title="Learning rate", curves=(("step", "lr", "learning rate"),)),
-    Panel(title="Share of the starting norm", curves=(("step", "norm_progress", "share"),)),
-)
-LISTED_CLASSES = 40
-"""Up to this many classes are listed with their accuracy; of more, the least accurate."""
+CHOSEN = "Right predictions, taken in turn from the classes, then the mistakes that the model was surest of."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,47 +66,15 @@ def write_report(path: str | Path, report: Report) -> Path:
 
 def render_report(report: Report) -> str:
     """The report as HTML text."""
-    style = importlib.resources.files("leanformer.viz").joinpath("report.css").read_text(encoding="utf-8")
-    sections = [
-        _curves(report),
+    parts = [
+        sections.curves(report.metrics, report.training_note),
         _steps(report.steps),
-        _sheet(report.predictions),
-        _confusion(report),
-        _method(report.method),
+        sections.sheet("Predictions", CHOSEN, report.predictions),
+        sections.classes(report.confusion, report.classes),
+        sections.facts("Method", "How the figures were measured", report.method),
         html.section("How to reproduce", html.commands(report.reproduce)),
     ]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.text(report.title)}</title>",
-            f"<style>\n{style}</style></head>",
-            "<body>",
-            f"<header><h1>{html.text(report.title)}</h1>\n{html.paragraph(report.summary, css='summary')}</header>",
-            "<main>",
-            *filter(None, sections),
-            "</main>",
-            "<footer>Made by leanformer.</footer>",
-            "</body>",
-            "</html>\n",
-        ]
-    )
-
-
-def _curves(report: Report) -> str:
-    charts = []
-    for panel in PANELS:
-        found = [curve_of(report.metrics, *names, scale=panel.scale) for names in panel.curves]
-        curves = [curve for curve in found if curve is not None]
-        if curves:
-            ends = "; ".join(f"{c.label} from {c.values[0]:.3g} to {c.values[-1]:.3g}" for c in curves)
-            png = line_chart(curves, title=panel.title, unit=panel.unit)
-            charts.append(html.chart(png, alt=f"{panel.title} over training: {ends}."))
-    if not charts:
-        return ""
-    note = html.paragraph(report.training_note, css="soft") if report.training_note else ""
-    return html.section("Training", note, f'<div class="charts">{"".join(charts)}</div>')
+    return html.page(report.title, report.summary, parts)
 
 
 def _steps(steps: Sequence[Step]) -> str:
@@ -194,54 +126,3 @@ def _step_cells(step: Step) -> list[str]:
 
 def _shown(value: Any, write: Any) -> str:
     return "-" if value is None else write(value)
-
-
-def _sheet(predictions: Sequence[Prediction]) -> str:
-    if not predictions:
-        return ""
-    note = "Right predictions, taken in turn from the classes, then the mistakes that the model was surest of."
-    items = "\n".join(f"<li>{_prediction(prediction)}</li>" for prediction in predictions)
-    return html.section("Predictions", html.paragraph(note, css="soft"), f'<ul class="sheet">\n{items}\n</ul>')
-
-
-def _prediction(prediction: Prediction) -> str:
-    frame, verdict, truth = ("right", "✓ right", "") if prediction.right else ("wrong", "✗ wrong", prediction.true)
-    pixels = "pixels" if max(prediction.image.shape[:2]) < 100 else "photo"
-    says = f"says {prediction.predicted}, {prediction.probability:.0%}"
-    alt = html.text(f"{prediction.true}, predicted {prediction.predicted}")
-    picture = html.data_address(html.png_of(prediction.image))
-    return (
-        f'<figure class="{frame}"><img class="{pixels}" src="{picture}" alt="{alt}">'
-        f"<figcaption><b>{verdict}</b>{html.text(says)}"
-        f"{f'<br>is {html.text(truth)}' if truth else ''}</figcaption></figure>"
-    )
-
-
-def _confusion(report: Report) -> str:
-    if not report.confusion:
-        return ""
-    names, matrix = report.classes, report.confusion
-    right = [matrix[i][i] / max(1, sum(matrix[i])) for i in range(len(names))]
-    picture = html.chart(
-        confusion_chart(matrix, names),
-        alt="Confusion matrix: rows are true classes, columns predicted ones. The table below gives each accuracy.",
-    )
-    caption, shown = "Accuracy of each class", range(len(names))
-    if len(names) > LISTED_CLASSES:
-        caption = f"The {LISTED_CLASSES} least accurate of {len(names)} classes"
-        shown = sorted(shown, key=lambda i: right[i])[:LISTED_CLASSES]
-    rows = [
-        [names[i], f"{100 * right[i]:.1f} %", f"{sum(matrix[i]):,}", _usual_mistake(i, matrix[i], names)] for i in shown
-    ]
-    table = html.table(caption, ("class", "accuracy", "images", "most often taken for"), rows, texts=(0, 3))
-    width = f"width: {5.5 * confusion_width(len(names)):.0f}rem"  # letters of 10 points become 12 pixels
-    return html.section("Classes", f'<div class="scroll"><div style="{width}">{picture}</div></div>', table)
-
-
-def _usual_mistake(index: int, row: Sequence[int], names: Sequence[str]) -> str:
-    count, other = max(((value, -column) for column, value in enumerate(row) if column != index), default=(0, 0))
-    return f"{names[-other]} ({count})" if count else "-"
-
-
-def _method(rows: Sequence[tuple[str, str]]) -> str:
-    return html.section("Method", html.pairs("How the figures were measured", rows) if rows else "")
