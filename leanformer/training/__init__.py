@@ -6,21 +6,25 @@ from leanformer.training.groups import Groups
 from leanformer.training.interrupt import Interrupted
 from leanformer.training.optimizers import SGD, AdamW, TimmOptimizer
 from leanformer.training.run import Result, fit
-from leanformer.training.schedules import Constant, Cosine, Linear, Piecewise, WarmUp
+from leanformer.training.schedules import Constant, CoolDown, Cosine, Lag, Linear, PerEpoch, Piecewise, Steps, WarmUp
 
 __all__ = [
     "SGD",
     "AdamW",
     "Constant",
+    "CoolDown",
     "Cosine",
     "Groups",
     "Interrupted",
+    "Lag",
     "Linear",
     "ModelSpec",
+    "PerEpoch",
     "Piecewise",
     "RecalibrateBatchNorm",
     "Result",
     "Scheduled",
+    "Steps",
     "TimmOptimizer",
     "TrainConfig",
     "WarmUp",

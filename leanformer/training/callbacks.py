@@ -59,7 +59,7 @@ class SetScheduled(Callback):
 
     def on_step(self, run: Run, step: int) -> None:
         """Write the value of `step`."""
-        value = self.schedule(step, run.total_steps)
+        value = self.schedule(step, run.total_steps, run.config.epochs)
         run.values[self.what] = value
         if self.what in OF_OPTIMIZER:
             scale_groups(run.optimizer, self.what, value)
@@ -76,10 +76,10 @@ def scheduled_modules(model: nn.Module) -> dict[str, list[nn.Module]]:
     return found
 
 
-def settle(model: nn.Module, schedules: Sequence[Scheduled], total: int) -> None:
+def settle(model: nn.Module, schedules: Sequence[Scheduled], total: int, epochs: int) -> None:
     """Give the modules of a model that was trained for `total` steps the values at which their schedules end."""
     for scheduled in schedules:
-        _write(scheduled_modules(model).get(scheduled.what, []), scheduled.schedule(total, total))
+        _write(scheduled_modules(model).get(scheduled.what, []), scheduled.schedule(total, total, epochs))
 
 
 def _write(modules: Sequence[nn.Module], value: float) -> None:

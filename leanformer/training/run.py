@@ -136,7 +136,7 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
 def _rehearse_finish(config: TrainConfig, model: ImageClassifier) -> None:
     """Apply the finishing edits to a copy as training will leave it: one that refuses is to do so before training."""
     twin = copy.deepcopy(model).eval()
-    settle(twin, config.schedules, 1)
+    settle(twin, config.schedules, config.epochs, config.epochs)
     edits.apply(twin, *(item for item in config.finish if isinstance(item, edits.Edit)))
 
 
@@ -233,7 +233,7 @@ def _finish(run: Run) -> tuple[ImageClassifier, Metrics]:
     model = run.model if run.ema is None else run.ema
     for mine, theirs in zip(model.parameters(), run.model.parameters(), strict=True):
         mine.requires_grad_(theirs.requires_grad)
-    settle(model, run.config.schedules, run.total_steps)
+    settle(model, run.config.schedules, run.total_steps, run.config.epochs)
     for item in run.config.finish:
         if isinstance(item, edits.Edit):
             lines = [line for report in edits.apply(model, item) for line in report.lines]

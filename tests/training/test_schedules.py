@@ -6,7 +6,18 @@ import pytest
 
 from leanformer.config import from_dict, to_dict
 from leanformer.errors import ConfigError
-from leanformer.training.schedules import Constant, Cosine, Linear, Piecewise, Schedule, WarmUp
+from leanformer.training.schedules import (
+    Constant,
+    CoolDown,
+    Cosine,
+    Lag,
+    Linear,
+    PerEpoch,
+    Piecewise,
+    Schedule,
+    Steps,
+    WarmUp,
+)
 
 EVERY_SCHEDULE = [
     Constant(value=0.3),
@@ -15,6 +26,10 @@ EVERY_SCHEDULE = [
     Piecewise(points=((0.0, 1.0), (0.5, 1.0), (0.5, 0.1))),
     WarmUp(schedule=Cosine(), steps=3),
     WarmUp(schedule=Linear(start=1.0, end=0.5), fraction=0.2, start=0.1, shift=False),
+    CoolDown(schedule=Cosine(), epochs=0.5),
+    PerEpoch(schedule=Lag(schedule=Cosine())),
+    Steps(factor=0.5, every=0.25),
+    Steps(factor=0.5, at=(0.3, 0.6)),
 ]
 
 
@@ -78,6 +93,8 @@ def test_a_warm_up_longer_than_training_only_rises():
     [
         (lambda: WarmUp(schedule=Cosine()), "steps=0"),
         (lambda: WarmUp(schedule=Cosine(), steps=2, fraction=0.1), "fraction=0.1"),
+        (lambda: WarmUp(schedule=Cosine(), steps=2, epochs=2), "epochs=2"),
+        (lambda: Steps(), r"at=\(\), every=0"),
         (lambda: Linear(start=1.0, end=0.0, until=0.0), "0.0"),
         (lambda: Piecewise(points=((0.5, 1.0), (0.2, 1.0))), "rising"),
     ],
@@ -85,3 +102,31 @@ def test_a_warm_up_longer_than_training_only_rises():
 def test_an_impossible_schedule_names_the_value(make, part):
     with pytest.raises(ConfigError, match=part):
         make()
+
+
+def test_an_epoch_holds_the_value_of_its_beginning():
+    held = PerEpoch(schedule=Linear(start=1.0, end=0.0))
+    assert [held(step, 12, 4) for step in range(13)] == pytest.approx(
+        [1.0] * 3 + [0.75] * 3 + [0.5] * 3 + [0.25] * 3 + [0]
+    )
+
+
+def test_a_lag_repeats_the_first_value():
+    assert [Lag(schedule=Linear(start=0.0, end=1.0))(step, 4) for step in range(5)] == [0, 0, 0.25, 0.5, 0.75]
+
+
+def test_a_warm_up_that_includes_its_end_meets_the_schedule_a_step_early():
+    warm = WarmUp(schedule=Cosine(), steps=3, inclusive=True)
+    assert [warm(step, 9) for step in range(4)] == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_in_the_cool_down_the_last_value_is_held():
+    cool = CoolDown(schedule=Cosine(final=0.1), epochs=2)
+    assert [cool(step, 30, 10) for step in (24, 25, 29, 30)] == pytest.approx([0.1] * 4)
+    assert cool(12, 30, 10) == Cosine(final=0.1)(12, 24)
+
+
+def test_drops_come_at_their_epochs():
+    values = [Steps(factor=0.5, at=(1, 3))(step, 8, 4) for step in range(8)]
+    assert values == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
+    assert [Steps(factor=0.5, every=2)(step, 8, 4) for step in range(8)] == [1] * 4 + [0.5] * 4
