@@ -40,7 +40,9 @@ def test_modules_are_found_by_what_they_declare():
 
 def test_a_trained_model_gets_the_values_at_which_its_schedules_end():
     probe = Probe("norm_progress")
-    settle(nn.Sequential(probe), [Scheduled(what="norm_progress", schedule=Linear(start=1.0, end=0.25))], total=8)
+    settle(
+        nn.Sequential(probe), [Scheduled(what="norm_progress", schedule=Linear(start=1.0, end=0.25))], total=8, epochs=1
+    )
     assert probe.values == [0.25]
 
 

@@ -84,9 +84,5 @@ def test_lambda_equals_attention_dilution():
     line = Linear(start=1.0, end=0.0, until=299 / 400)
     equal([line(float(epoch), 400, 400) for epoch in arrays["extra_epoch"]], arrays["extra_lambda"])
     held = PerEpoch(schedule=line)
-    whole = {
-        int(epoch): value
-        for epoch, value in zip(arrays["extra_epoch"], arrays["extra_lambda"], strict=False)
-        if epoch % 1 == 0
-    }
+    whole = dict(zip(arrays["extra_epoch"].tolist(), arrays["extra_lambda"], strict=True))
     equal([held(3 * epoch + 2, 1200, 400) for epoch in range(400)], [whole[epoch] for epoch in range(400)])
