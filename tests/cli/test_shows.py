@@ -47,7 +47,7 @@ def test_list_lines_its_columns_up(run):
             lambda row: row["parameters"] >= 5e7 and (row["published top-1"] or 0) >= 84,
         ),
     ],
-    ids=str,
+    ids=["system", "base", "backbone", "at_most", "at_least"],
 )
 def test_list_shows_what_passes_its_filters(run, options, holds):
     rows = json.loads(run("list", "--json").out)
