@@ -53,16 +53,23 @@ class Train:
     """Optimizer steps between checkpoints, besides the one after each epoch."""
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, optional("{auto,cpu,cuda}", "the recipe's")] = None
     """Where to train."""
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Also send the lines of `metrics.jsonl` there."""
     resume: bool = False
     """Go on from the newest checkpoint in `--out`; the result is that of a run that was never stopped."""
 
     def run(self) -> int:
         """Train and say how it went."""
         from leanformer.tasks import format_line
-        from leanformer.training import fit
+        from leanformer.training import Tracker, fit
         from leanformer.viz import write_run_page
 
-        result = fit(self._config(), resume=self.resume, resume_command=_with_resume(sys.argv))
+        result = fit(
+            self._config(),
+            resume=self.resume,
+            callbacks=[Tracker(name) for name in dict.fromkeys(self.track)],
+            resume_command=_with_resume(sys.argv),
+        )
         if result.evaluation is not None:
             print(format_line(result.evaluation))
         if result.skipped:

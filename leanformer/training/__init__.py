@@ -7,6 +7,7 @@ from leanformer.training.interrupt import Interrupted
 from leanformer.training.optimizers import SGD, AdamW, TimmOptimizer
 from leanformer.training.run import Result, fit
 from leanformer.training.schedules import Constant, CoolDown, Cosine, Lag, Linear, PerEpoch, Piecewise, Steps, WarmUp
+from leanformer.training.tracking import Tracker
 
 __all__ = [
     "SGD",
@@ -26,6 +27,7 @@ __all__ = [
     "Scheduled",
     "Steps",
     "TimmOptimizer",
+    "Tracker",
     "TrainConfig",
     "WarmUp",
     "fit",
