@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-Purpose = Literal["order", "image", "batch"]
-_STREAMS = {"order": 1, "image": 2, "batch": 3}  # first in the key: numpy pads short keys with zeros
+Purpose = Literal["order", "image", "batch", "mixing"]
+_STREAMS = {"order": 1, "image": 2, "batch": 3, "mixing": 4}  # first in the key: numpy pads short keys with zeros
 
 
 def generator(purpose: Purpose, seed: int, epoch: int, index: int = 0) -> np.random.Generator:

@@ -2,5 +2,6 @@
 
 from leanformer.tasks.calibration import Calibration, measure_calibration
 from leanformer.tasks.classify import Classification, Metrics, format_line
+from leanformer.tasks.distill import Distill, build_teacher
 
-__all__ = ["Calibration", "Classification", "Metrics", "format_line", "measure_calibration"]
+__all__ = ["Calibration", "Classification", "Distill", "Metrics", "build_teacher", "format_line", "measure_calibration"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from leanformer.data.loading import Batch
 from leanformer.errors import ConfigError
+from leanformer.tasks.distill import Distill, Teacher
 
 TOP_K = 5
 
@@ -56,22 +57,51 @@ def format_line(metrics: Metrics) -> str:
     return f"* Acc@1 {100 * metrics.top1:.3f} Acc@5 {100 * metrics.top5:.3f} loss {metrics.loss:.3f}"
 
 
+Loss = Literal["cross_entropy", "binary_cross_entropy"]
+
+
 class Classification:
-    """One label for each image.
+    """One label for each image, or a target for each class.
 
     Args:
         label_smoothing: share of the target that is spread evenly over all classes while training.
+        loss: of the labels; the binary one asks about each class by itself.
+        distill: how the teacher is learned from.
     """
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        loss: Loss = "cross_entropy",
+        distill: Distill | None = None,
+        teacher: Teacher | None = None,
+    ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        assert (distill is None) == (teacher is None)
         self.label_smoothing = label_smoothing
+        self.loss = loss
+        self.distill, self.teacher = distill, teacher
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the training loss, to be added up."""
-        scores = model(batch.images).float()
-        return {"loss": F.cross_entropy(scores, batch.labels, label_smoothing=self.label_smoothing)}
+        """The terms of the training loss, to be added up. Labels are classes (B,) or targets (B, num_classes), which
+        are not smoothed any more."""
+        scores = model(batch.images)
+        first, second = scores if isinstance(scores, tuple) else (scores, scores)
+        loss = self._labels_loss(first.float(), batch.labels)
+        if self.distill is None or self.teacher is None:
+            return {"loss": loss}
+        taught = self.distill.loss(second.float(), self.teacher(batch.images))
+        return {"loss": (1 - self.distill.share) * loss, "distillation": self.distill.share * taught}
+
+    def _labels_loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        hard = labels.ndim == 1
+        if self.loss == "cross_entropy":
+            return F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing if hard else 0.0)
+        if hard:
+            spread = self.label_smoothing / scores.shape[1]
+            labels = F.one_hot(labels, scores.shape[1]) * (1 - self.label_smoothing) + spread
+        return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype))
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Metrics:

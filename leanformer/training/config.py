@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from leanformer.config import register_config
 from leanformer.data.augment import Augment
+from leanformer.data.mixing import Mixing
 from leanformer.edits import Edit
 from leanformer.errors import ConfigError
 from leanformer.models import BackboneConfig, Preprocess
+from leanformer.tasks import Distill
 from leanformer.training.finish import Finish
 from leanformer.training.optimizers import AdamW, OptimizerConfig
 from leanformer.training.schedules import Cosine, Schedule, WarmUp
@@ -70,7 +72,12 @@ class TrainConfig:
     """Largest norm of the gradient."""
     ema: float | None = None
     """Decay of the averaged copy of the weights; with it, the copy is the result of the run."""
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: float = 0.0
+    mixing: Mixing | None = None
+    """Mixup and CutMix."""
+    distill: Distill | None = None
+    """A teacher."""
     schedules: tuple[Scheduled, ...] = ()
     finish: tuple[Finish | Edit, ...] = ()
     """What is done to the trained model before it is evaluated for the last time and saved."""
@@ -92,6 +99,10 @@ class TrainConfig:
             _check(self, name, getattr(self, name) >= 0, "0 or more")
         _check(self, "seed", self.seed < 2**63, "below 2**63")
         _check(self, "precision", self.precision in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'")
+        losses = ("cross_entropy", "binary_cross_entropy")
+        _check(self, "loss", self.loss in losses, "'cross_entropy' or 'binary_cross_entropy'")
+        even = self.mixing is None or self.batch_size % 2 == 0
+        _check(self, "batch_size", even, "even, for images are mixed in pairs")
         _check(self, "device", self.device in ("auto", "cpu", "cuda"), "'auto', 'cpu' or 'cuda'")
         every = self.checkpoint_every_steps
         _check(self, "checkpoint_every_steps", every is None or every >= 1, "at least 1, or None")

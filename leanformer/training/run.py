@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from leanformer import edits
 from leanformer.checkpoints import runs
 from leanformer.checkpoints.store import CheckpointStore
 from leanformer.data import Batch, EvalBatches, LabeledImages, TrainBatches, open_data
+from leanformer.data.mixing import mix
 from leanformer.errors import TrainingError
 from leanformer.models import ImageClassifier
-from leanformer.tasks import Classification, Metrics
+from leanformer.tasks import Classification, Metrics, build_teacher
 from leanformer.training.build import build_model
 from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules, settle
 from leanformer.training.config import Scheduled, TrainConfig
@@ -117,11 +118,15 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
     model = build_model(config.model, train.classes, config.preprocess).to(device)
     check_schedules(model, _schedules(config))
     _rehearse_finish(config, model)
+    teacher = None
+    if config.distill is not None:
+        teacher = build_teacher(config.distill, train.classes, model.preprocess).to(device)
+        model.head.separate = True  # a second classifier, where there is one, learns from the teacher
     make_batches = (model.preprocess, config.augment, config.batch_size, config.seed, config.workers)
     return Run(
         config=config,
         model=model,
-        task=Classification(config.label_smoothing),
+        task=Classification(config.label_smoothing, config.loss, config.distill, teacher),
         optimizer=config.optimizer.build(model),
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
         device=device,
@@ -181,7 +186,8 @@ def _train_step(run: Run, batch: Batch) -> StepResult:
     seed_step(config.seed, run.step)
     run.optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    for part in _parts(batch, config.accumulate, run.device):
+    batch = _prepare(run, batch)
+    for part in _parts(batch, config.accumulate):
         share = len(part.labels) / len(batch.labels)
         with torch.autocast(run.device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32"):
             loss = torch.stack(list(run.task.losses(run.model, part).values())).sum() * share
@@ -198,12 +204,27 @@ def _train_step(run: Run, batch: Batch) -> StepResult:
     return StepResult(loss=total, num_images=len(batch.labels), gradient_norm=norm)
 
 
-def _parts(batch: Batch, count: int, device: torch.device) -> Iterator[Batch]:
+def _prepare(run: Run, batch: Batch) -> Batch:
+    """The batch of the present step on the device, and mixed."""
+    images, labels = (tensor.to(run.device, non_blocking=True) for tensor in (batch.images, batch.labels))
+    config = run.config
+    if config.mixing is not None:
+        images, labels = mix(
+            images,
+            labels,
+            config.mixing,
+            num_classes=len(run.train_images.classes),
+            smoothing=config.label_smoothing,
+            seed=config.seed,
+            step=run.step,
+        )
+    return replace(batch, images=images, labels=labels)
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
     columns = (batch.images, batch.labels, batch.indices)
     for images, labels, indices in zip(*(column.chunk(count) for column in columns), strict=True):
-        yield Batch(
-            images=images.to(device, non_blocking=True), labels=labels.to(device, non_blocking=True), indices=indices
-        )
+        yield Batch(images=images, labels=labels, indices=indices)
 
 
 def _end_epoch(run: Run, hooks: Sequence[Callback]) -> None:
@@ -231,6 +252,7 @@ def _finish(run: Run) -> tuple[ImageClassifier, Metrics]:
     """The finished model, in eval mode, and how it does."""
     start = time.perf_counter()
     model = run.model if run.ema is None else run.ema
+    model.head.separate = False
     for mine, theirs in zip(model.parameters(), run.model.parameters(), strict=True):
         mine.requires_grad_(theirs.requires_grad)
     settle(model, run.config.schedules, run.total_steps, run.config.epochs)

@@ -1,0 +1,59 @@
+"""Mixup and CutMix: images and labels of a batch blended with those of its mirror image, a pure function of (seed,
+step)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from leanformer.config import register_config
+from leanformer.data.randomness import seeded
+from leanformer.errors import ConfigError
+
+
+@register_config("mixing")
+class Mixing:
+    """Mixup (https://arxiv.org/abs/1710.09412) and CutMix (https://arxiv.org/abs/1905.04899), as timm mixes. The batch
+    size must be even."""
+
+    mixup: float = 0.8
+    """Both parameters of the beta distribution of mixup's share; 0 for none."""
+    cutmix: float = 1.0
+    """The same of the area that CutMix pastes; 0 for none."""
+    probability: float = 1.0
+    """Of mixing at all."""
+    switch: float = 0.5
+    """Probability of CutMix where both are on."""
+    mode: Literal["batch", "pair", "elem"] = "batch"
+    """What draws its own share: the batch, each pair of images that are mixed with each other, or each image."""
+
+    def __post_init__(self) -> None:
+        if self.mixup < 0 or self.cutmix < 0 or not self.mixup + self.cutmix:
+            raise ConfigError(f"mixing needs mixup or cutmix above 0, got {self.mixup} and {self.cutmix}")
+        for name in ("probability", "switch"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.mode not in ("batch", "pair", "elem"):
+            raise ConfigError(f"mode must be 'batch', 'pair' or 'elem', got {self.mode!r}")
+
+
+def mix(
+    images: Tensor, labels: Tensor, mixing: Mixing, *, num_classes: int, smoothing: float, seed: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Mixed copies of the images (B, 3, H, W), and for int64 labels (B,), or targets (B, num_classes), the smoothed
+    targets (B, num_classes) of the mixed images."""
+    from timm.data.mixup import Mixup
+
+    mixup = Mixup(
+        mixup_alpha=mixing.mixup,
+        cutmix_alpha=mixing.cutmix,
+        prob=mixing.probability,
+        switch_prob=mixing.switch,
+        mode=mixing.mode,
+        label_smoothing=smoothing,
+        num_classes=num_classes,
+        multi_label=labels.ndim == 2,
+    )
+    with seeded("mixing", seed, step):
+        return mixup(images.clone(), labels)
