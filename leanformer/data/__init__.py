@@ -4,12 +4,14 @@ from leanformer.data.augment import Augment
 from leanformer.data.images import ImageFolder, open_data
 from leanformer.data.labeled import ArrayImages, LabeledImages
 from leanformer.data.loading import Batch, EvalBatches, TrainBatches
+from leanformer.data.options import DataOptions
 from leanformer.data.preprocess import open_image, prepare
 
 __all__ = [
     "ArrayImages",
     "Augment",
     "Batch",
+    "DataOptions",
     "EvalBatches",
     "ImageFolder",
     "LabeledImages",

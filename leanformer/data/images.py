@@ -1,43 +1,69 @@
-"""Data sets by name or by folder: `open_data` finds them, `ImageFolder` reads `root/train/<class>/...` and its like."""
+"""Data sets by name, folder, list or archive: `open_data` finds out which, `ImageFolder` reads `root/<split>/<class>`
+and its like."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
+import re
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from PIL import Image
 
+from leanformer.data import packed
+from leanformer.data.folders import LAYOUT, VAL_NAMES, VAL_SHARE, Split, class_folders
 from leanformer.data.garments import garments
+from leanformer.data.hugging_face import HUGGING_FACE, is_saved, open_hugging_face
+from leanformer.data.imagenet import KAGGLE, flat_labels, readable
 from leanformer.data.labeled import ArrayImages, LabeledImages
-from leanformer.data.preprocess import open_image, printable
+from leanformer.data.lists import SUFFIXES, open_lists
+from leanformer.data.options import DataOptions
+from leanformer.data.stored import Files, StoredImages
+from leanformer.data.trees import FileTree
 from leanformer.errors import DataError, suggestion
 
-__all__ = ["ArrayImages", "ImageFolder", "LabeledImages", "Split", "open_data"]
+__all__ = ["ArrayImages", "ImageFolder", "LabeledImages", "Split", "check_readable", "open_data"]
 
-log = logging.getLogger(__name__)
-
-Split = Literal["train", "val"]
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-VAL_NAMES = ("val", "valid", "validation", "test")
-VAL_SHARE = 0.2
 DATASETS = {"garments": garments}
-LAYOUT = "expected ROOT/train/<class>/*.jpg and ROOT/val/<class>/*.jpg, or ROOT/<class>/*.jpg"
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+NUM_SHOWN = 3
 
 
-def open_data(source: str | Path, split: Split) -> LabeledImages:
-    """The data set called `source`, or the folder of images at that path.
+def open_data(source: str | Path, split: Split, options: DataOptions | None = None) -> LabeledImages:
+    """The data set called `source`, or what is at that path: a folder, a list, an archive, shards, a saved data set.
 
     Raises:
-        DataError: if there is no such data set or folder, or the folder holds no labeled images.
+        DataError: if there is no such data set, or it holds no labeled images, or none that can be read for `val`.
+        MissingExtra: if it is one of Hugging Face and the `data` extra is missing.
     """
     if split not in ("train", "val"):
         raise DataError(f"unknown split {split!r} of {source}; choose train or val")
     if isinstance(source, str) and source in DATASETS:
         return DATASETS[source](split)
+    data = _open(source, split, options or DataOptions())
+    if split == "val":
+        check_readable(data)
+    return data
+
+
+def check_readable(data: LabeledImages) -> None:
+    """Refuse a data set of which no image can be read; the first that can ends the search."""
+    errors = []
+    for index in range(len(data)):
+        try:
+            data.image(index)
+        except DataError as error:
+            errors.append(str(error))
+        else:
+            return
+    raise nothing_readable(len(data), errors)
+
+
+def _open(source: str | Path, split: Split, options: DataOptions) -> LabeledImages:
+    if isinstance(source, str) and source.startswith(HUGGING_FACE):
+        return open_hugging_face(source, split, options)
+    if isinstance(source, str) and "{" in source:
+        return _open_files(*_expand(source), split, options, source)
     path = Path(source).expanduser()
     if not path.exists() and isinstance(source, str) and path.name == source:
         raise DataError(
@@ -45,45 +71,116 @@ def open_data(source: str | Path, split: Split) -> LabeledImages:
             f"{suggestion(source, DATASETS)}\n  data sets: {', '.join(DATASETS)}; "
             f"or give the path of a folder: {LAYOUT}"
         )
-    return ImageFolder(path, split)
+    if path.is_file():
+        return _open_file(path, split, options)
+    return _open_folder(path, split, options) if path.is_dir() else ImageFolder(path, split)
 
 
-class ImageFolder:
+def _open_file(path: Path, split: Split, options: DataOptions) -> LabeledImages:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return open_hugging_face(path, split, options)
+    if name.endswith(SUFFIXES):
+        return open_lists(path, None, split, options)
+    if name.endswith((".zip", ".tar", *COMPRESSED)):
+        return _open_files([path], [], split, options, path)
+    return ImageFolder(path, split)  # which says what was expected
+
+
+def _open_folder(path: Path, split: Split, options: DataOptions) -> LabeledImages:
+    if is_saved(path):
+        return open_hugging_face(path, split, options)
+    if (path / "train_map.txt").is_file() and (path / "train.zip").is_file():
+        return packed.open_mapped(path, split, options)
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    if not (path / "train").is_dir():
+        for endings in ((".tar",), (".zip",), SUFFIXES):
+            train, val = _by_split([file for file in files if file.suffix.lower() in endings])
+            if train:
+                return _open_files(train, val, split, options, path)
+        tars = [file for file in files if file.suffix.lower() == ".tar"]
+        if tars and len(tars) == len([file for file in files if file.suffix not in (".txt", ".md")]):
+            return packed.open_shards(tars, [], split, options)
+    return ImageFolder(path / KAGGLE if (path / KAGGLE).is_dir() else path, split, options.val_share)
+
+
+def _open_files(
+    train: list[Path], val: list[Path], split: Split, options: DataOptions, source: str | Path
+) -> LabeledImages:
+    """The lists, zip files or shards of one side or both."""
+    kinds = {file.suffix.lower() for file in (*train, *val)}
+    if not train and not val:
+        raise DataError(f"no file fits {source}")
+    if kinds == {".zip"}:
+        if train and val:
+            return packed.open_pair(train[0], val[0], split, options)
+        return packed.open_folders_in(train or val, split, options)
+    if kinds <= set(SUFFIXES):
+        if max(len(train), len(val)) > 1:
+            raise DataError(f"{source} stands for {len(train)} lists to train on and {len(val)} for val; give one each")
+        return open_lists(train[0] if train else None, val[0] if val else None, split, options)
+    return packed.open_shards(train, val, split, options)
+
+
+def _by_split(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The files whose name begins with `train`, and those with `val` or its like."""
+    first = [re.split(r"[^a-z]", file.name.lower())[0] for file in files]
+    train = [file for file, word in zip(files, first, strict=True) if word == "train"]
+    return train, [file for file, word in zip(files, first, strict=True) if word in VAL_NAMES]
+
+
+def _expand(pattern: str) -> tuple[list[Path], list[Path]]:
+    """The files that `a/{train,val}-{000..127}.tar` stands for; without a part for the split all are train.
+
+    Raises:
+        DataError: if one of them is missing.
+    """
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [_choices(part, pattern) if number % 2 else [part] for number, part in enumerate(parts)]
+    sides: tuple[list[Path], list[Path]] = ([], [])
+    for chosen in product(*choices):
+        is_val = any(part in VAL_NAMES for part in chosen[1::2])
+        sides[is_val].append(Path("".join(chosen)).expanduser())
+    missing = [path for path in (*sides[0], *sides[1]) if not path.exists()]
+    if missing:
+        raise DataError(f"{pattern} stands for {len(missing)} files that do not exist, such as {missing[0]}")
+    return sides
+
+
+def _choices(inside: str, pattern: str) -> list[str]:
+    """What `a,b` or `000..127` between braces stands for."""
+    match = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+    if match:
+        low, high = match.groups()
+        return [str(number).zfill(len(low)) for number in range(int(low), int(high) + 1)]
+    if "," not in inside:
+        raise DataError(f"{pattern}: {{{inside}}} is neither a choice like {{train,val}} nor a range like {{000..127}}")
+    return inside.split(",")
+
+
+def nothing_readable(num_images: int, errors: list[str]) -> DataError:
+    """The error for a data set without a single readable image."""
+    shown = "".join(f"\n  {error}" for error in errors[:NUM_SHOWN])
+    more = f"\n  and {len(errors) - NUM_SHOWN} more" if len(errors) > NUM_SHOWN else ""
+    return DataError(f"none of the {num_images} images can be read{shown}{more}")
+
+
+class ImageFolder(StoredImages):
     """Images in one folder for each class, nested folders included.
 
     A root with `train` (and `val`, `valid`, `validation` or `test`) holds its own split. Any other root is divided by a
     hash of each image's path: about a fifth is `val`, and adding images moves no other image across, except that every
-    class with two images or more has at least one on each side.
+    class with two images or more has at least one on each side. ImageNet's val folder may be flat, beside a file of the
+    truth.
     """
 
-    def __init__(self, root: str | Path, split: Split) -> None:
+    def __init__(self, root: str | Path, split: Split, val_share: float = VAL_SHARE) -> None:
         self.root = Path(root).expanduser()
         _check_folder(self.root)
-        train, val = _split_folders(self.root)
-        if val is None:
-            files = _divided(train or self.root, split)
-        elif split == "val":
-            files = _images_by_class(val)
-        elif train is not None:
-            files = _images_by_class(train)
-        else:
-            raise DataError(f"{self.root} holds {val.name!r} but no 'train' folder to train on; {LAYOUT}")
-        folders = _common_classes(train, val) if train and val else tuple(files)
-        self.classes = tuple(printable(name) for name in folders)
-        self._paths = [path for paths in files.values() for path in paths]
-        numbers = {name: label for label, name in enumerate(folders)}
-        self.labels = np.array([numbers[name] for name, paths in files.items() for _ in paths], np.int64)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def image(self, index: int) -> Image.Image:
-        """The image at `index` as RGB."""
-        return open_image(self._paths[index])
-
-    def name(self, index: int) -> str:
-        """The image's path within the root."""
-        return printable(self._paths[index].relative_to(self.root).as_posix())
+        found = class_folders(FileTree(self.root), split, val_share, partial(flat_labels, self.root))
+        store = Files(self.root, found.names)
+        classes = readable(found.keys, self.root)
+        super().__init__(store, np.arange(len(found.names)), found.labels, classes, found.keys)
 
 
 def _check_folder(root: Path) -> None:
@@ -92,91 +189,5 @@ def _check_folder(root: Path) -> None:
     if root.exists():
         raise DataError(f"{root} is a file, not a folder of images; {LAYOUT}")
     parent = root.parent
-    siblings = _folders(parent) if parent.is_dir() else {}
+    siblings = FileTree(parent).folders("") if parent.is_dir() else ()
     raise DataError(f"there is no folder {root}{suggestion(root.name, siblings)}\n  {LAYOUT}")
-
-
-def _split_folders(root: Path) -> tuple[Path | None, Path | None]:
-    """The folders of the two splits; neither if `root` holds classes itself (one of which may be called 'train')."""
-    folders = _folders(root)
-    val = next((folders[name] for name in VAL_NAMES if name in folders), None)
-    train = folders.get("train")
-    if train is not None and (_folders(train) or set(folders) <= {"train", *VAL_NAMES}):
-        return train, val
-    if train is None and set(folders) <= set(VAL_NAMES):
-        return None, val
-    return None, None
-
-
-def _common_classes(train: Path, val: Path) -> tuple[str, ...]:
-    classes = tuple(_folders(train))
-    for name in _folders(val):
-        if name not in classes:
-            raise DataError(
-                f"class {name!r} of {val} is unknown to {train}{suggestion(name, classes)}\n"
-                f"  every class to validate on needs a folder of that name in {train}"
-            )
-    return classes
-
-
-def _divided(root: Path, split: Split) -> dict[str, list[Path]]:
-    """The side `split` of the classes in `root`, divided by the hash of each path."""
-    chosen, total = {}, 0
-    for name, paths in _images_by_class(root).items():
-        total += len(paths)
-        ranked = sorted(paths, key=lambda path: _fraction(path.relative_to(root)))
-        num_val = sum(_fraction(path.relative_to(root)) < VAL_SHARE for path in paths)
-        num_val = min(max(num_val, 1), len(paths) - 1)
-        side = set(ranked[:num_val] if split == "val" else ranked[num_val:])
-        chosen[name] = [path for path in paths if path in side]
-    count = sum(map(len, chosen.values()))
-    log.info(
-        "%s has no val folder: divided by a hash of the file names, %d of %d images are %s", root, count, total, split
-    )
-    if count == 0:
-        raise DataError(
-            f"{root} has one image per class, so none is left for val; add images or a val folder: {LAYOUT}"
-        )
-    return chosen
-
-
-def _fraction(path: Path) -> float:
-    """A number in 0..1 that depends on the path alone."""
-    return int.from_bytes(hashlib.sha256(path.as_posix().encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
-
-
-def _images_by_class(folder: Path) -> dict[str, list[Path]]:
-    classes = _folders(folder)
-    if not classes:
-        found = sum(1 for entry in folder.iterdir() if _is_image(entry.name))
-        hint = f"; its {found} images lie in no class folder" if found else ""
-        raise DataError(f"{folder} holds no class folders{hint}; {LAYOUT}")
-    images = {name: _images(path) for name, path in classes.items()}
-    for name, paths in images.items():
-        if not paths:
-            endings = " ".join(sorted(ending[1:] for ending in EXTENSIONS))
-            raise DataError(
-                f"class {name!r} has no images in {classes[name]}; add some ({endings}) or remove the folder"
-            )
-    return images
-
-
-def _folders(root: Path) -> dict[str, Path]:
-    try:
-        entries = sorted(root.iterdir(), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{root} cannot be listed: {error.strerror}") from error
-    return {entry.name: entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
-
-
-def _images(folder: Path) -> list[Path]:
-    """Every image below `folder`, sorted by path; hidden files and folders are left out."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if _is_image(name)]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS

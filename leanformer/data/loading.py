@@ -25,6 +25,7 @@ from leanformer.data.augment import Augment, augment_arrays, augment_image, imag
 from leanformer.data.labeled import ArrayImages, LabeledImages
 from leanformer.data.preprocess import prepare, prepare_arrays
 from leanformer.data.randomness import generator
+from leanformer.data.stored import StoredImages
 from leanformer.errors import ConfigError, DataError
 from leanformer.models.preprocess import Preprocess
 
@@ -39,7 +40,7 @@ class Batch:
     images: Tensor
     """float32 (B, 3, H, W), normalized."""
     labels: Tensor
-    """int64 (B,)."""
+    """int64 (B,); float32 (B, num_classes) of zeros and ones for images of several classes."""
     indices: Tensor
     """int64 (B,), the images' numbers in the data set."""
     skipped: tuple[tuple[str, str], ...] = ()
@@ -196,10 +197,16 @@ def _image_batch(
             indices.append(index)
     return Batch(
         images=torch.stack(images) if images else torch.empty(0),
-        labels=torch.from_numpy(np.asarray(data.labels, np.int64)[indices]),
+        labels=_labels(data, np.array(indices, np.int64)),
         indices=torch.tensor(indices, dtype=torch.int64),
         skipped=tuple(skipped),
     )
+
+
+def _labels(data: LabeledImages, indices: np.ndarray) -> Tensor:
+    """The label of each image, or a row with 1 for each of its classes where an image may have several."""
+    several = data.several if isinstance(data, StoredImages) else None
+    return torch.from_numpy(np.asarray(data.labels, np.int64)[indices] if several is None else several.hot(indices))
 
 
 class _Steps(Sampler[Step]):

@@ -1,0 +1,140 @@
+"""Data sets of Hugging Face: by name, saved to a folder, or as parquet files."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from leanformer.data.folders import VAL_NAMES, Split, divide
+from leanformer.data.labeled import LabeledImages
+from leanformer.data.options import DataOptions
+from leanformer.data.preprocess import open_image
+from leanformer.data.stored import LabelSets, StoredImages
+from leanformer.errors import DataError, require
+
+HUGGING_FACE = "hf:"
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`, or holds parquet files."""
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return saved or bool(_parquet(folder))
+
+
+def open_hugging_face(source: str | Path, split: Split, options: DataOptions) -> LabeledImages:
+    """The side `split` of `hf:name`, `hf:name/config` of a hub name, or of what lies at a path.
+
+    Raises:
+        MissingExtra: without the `data` extra.
+        DataError: if it cannot be loaded, or has no column of images or of labels.
+    """
+    datasets = require("datasets", extra="data")
+    try:
+        splits = _load(datasets, source)
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{source} cannot be loaded: {error}") from error
+    val = next((name for name in VAL_NAMES if name in splits), None)
+    side = val if split == "val" and val else "train"
+    if side not in splits:
+        raise DataError(f"{source} has no split {side!r}; its splits are {', '.join(splits)}")
+    rows = splits[side]
+    image, label = _columns(rows, source, options, datasets)
+    labels, several, classes = _labels(rows, label, splits.get("train", rows))
+    chosen = np.arange(len(rows))
+    if val is None:
+        chosen = divide([str(number) for number in range(len(rows))], labels, split, options.val_share)
+        several = None if several is None else LabelSets([several[int(n)] for n in chosen], len(classes))
+    store = _Rows(rows.select_columns([image]).cast_column(image, datasets.Image(decode=False)), image, str(source))
+    return StoredImages(store, chosen, labels[chosen], classes, several=several)
+
+
+class _Rows:
+    """The images of a table."""
+
+    def __init__(self, rows: Any, column: str, title: str) -> None:
+        self.rows, self.column, self.title = rows, column, title
+
+    def image(self, number: int) -> Image.Image:
+        """The image as RGB."""
+        value = self.rows[number][self.column]
+        if value is None or (value.get("bytes") is None and not value.get("path")):
+            raise DataError(f"{self.name(number)} is empty")
+        if value.get("bytes") is None:
+            return open_image(value["path"])
+        source = BytesIO(value["bytes"])
+        source.name = self.name(number)  # type: ignore[attr-defined] - what messages call it
+        return open_image(source)
+
+    def name(self, number: int) -> str:
+        """The data set's title and the row."""
+        return f"{self.title}[{number}]"
+
+
+def _load(datasets: Any, source: str | Path) -> dict[str, Any]:
+    """The splits by name."""
+    if isinstance(source, str):
+        name = source.removeprefix(HUGGING_FACE)
+        if not Path(name).expanduser().exists():
+            found = datasets.load_dataset(*_name_and_config(name))
+            return dict(found)
+        source = Path(name).expanduser()
+    path = source
+    if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
+        found = datasets.load_from_disk(str(path))
+        return dict(found) if isinstance(found, dict) else {"train": found}
+    files = [path] if path.is_file() else _parquet(path)
+    sides: dict[str, list[str]] = {}
+    for file in files:
+        word = file.name.lower().replace(".", "-").split("-")[0]
+        side = "val" if word in VAL_NAMES else "train"
+        sides.setdefault(side, []).append(str(file))
+    return dict(datasets.load_dataset("parquet", data_files=sides))
+
+
+def _name_and_config(name: str) -> tuple[str, ...]:
+    """`owner/name/config` has a config; `owner/name` and `name` have none."""
+    parts = name.split("/")
+    return ("/".join(parts[:2]), parts[2]) if len(parts) == 3 else (name,)
+
+
+def _parquet(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
+
+
+def _columns(rows: Any, source: str | Path, options: DataOptions, datasets: Any) -> tuple[str, str]:
+    """The columns of images and of labels, by what they hold or are usually called."""
+    features = rows.features
+    images = [n for n, kind in features.items() if isinstance(kind, datasets.Image)] or [
+        n for n in ("image", "img") if n in features
+    ]
+    kinds = [n for n, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    labels = kinds or [n for n in ("label", "labels", "class", "fine_label", "target") if n in features]
+    image = options.path_column or next(iter(images), None)
+    label = options.label_column or next(iter(labels), None)
+    if image is None or label is None or not {image, label} <= set(features):
+        what = "labels" if image in features else "images"
+        raise DataError(f"{source} has no column of {what}; its columns are {', '.join(features)}")
+    return image, label
+
+
+def _labels(rows: Any, column: str, known: Any) -> tuple[np.ndarray, LabelSets | None, tuple[str, ...]]:
+    kind = rows.features[column]
+    values: list[Any] = rows[column][:]
+    inner = getattr(kind, "feature", None)
+    names = getattr(inner or kind, "names", None)
+    if names is None:
+        found = {item for value in known[column][:] for item in (value if isinstance(value, list) else [value])}
+        ordered = sorted(found)
+        names, numbers = [str(item) for item in ordered], {item: n for n, item in enumerate(ordered)}
+        values = [[numbers[i] for i in v] if isinstance(v, list) else numbers[v] for v in values]
+    if values and isinstance(values[0], list):
+        several = LabelSets(values, len(names))
+        return several.first(), several, tuple(names)
+    labels = np.array(values, np.int64)
+    if len(labels) and labels.min() < 0:
+        raise DataError(f"column {column!r} holds {labels.min()} for images without a label; choose a labeled split")
+    return labels, None, tuple(names)
