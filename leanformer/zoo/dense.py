@@ -11,7 +11,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from leanformer.checkpoints import files
 from leanformer.checkpoints.resize import fit_positions
 from leanformer.checkpoints.strict import load_strict
 from leanformer.errors import CheckpointError
@@ -20,6 +19,7 @@ from leanformer.models.dense import LevelNorms, PyramidFeatures
 from leanformer.models.swin import Swin, swin_small
 from leanformer.zoo.layouts.dense import dense_layout, dense_map, head_keys
 from leanformer.zoo.load import check_tensors
+from leanformer.zoo.resolve import find_pretrained
 from leanformer.zoo.slab import SWIN_NORMS, slab_swin_small, slab_swin_tiny, swin_tiny_prepbn
 from leanformer.zoo.weights import layout_of
 
@@ -90,20 +90,21 @@ def load_pyramid(
 
     Args:
         model: a registered name or a config.
-        weights: a file, or its tensors under their published key names.
+        weights: a file, its tensors under their published key names, or the name of published weights.
         levels: the stages whose maps are given, from 0; None for all.
         norms: behind the maps; "published" for those of the family's published files.
         ema: take the averaged copy of the weights from a file that has one.
         backbone_only: leave out the other parts of a detector or segmenter, which are refused otherwise.
 
     Raises:
-        CheckpointError: for files that cannot be read or do not fit, key by key.
+        ConfigError: for `ema` with tensors.
+        CheckpointError: for files that cannot be read or fetched, or do not fit, key by key.
     """
     config = find(model) if isinstance(model, str) else model
-    source = "the tensors given" if isinstance(weights, Mapping) else str(weights)
-    tensors = dict(weights) if isinstance(weights, Mapping) else files.read_weights(weights, ema=ema)
-    check_tensors(tensors, source)
-    tensors = _backbone_part(tensors, source, backbone_only)
+    found = find_pretrained(None, weights, ema=ema)
+    source = found.source
+    check_tensors(found.tensors, source)
+    tensors = _backbone_part(found.tensors, source, backbone_only)
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     config = layout_of(config).adapt(config, shapes)
     key_map = dense_map(config, shapes)
@@ -118,10 +119,10 @@ def load_pyramid(
     return pyramid.eval()
 
 
-def _backbone_part(tensors: dict[str, Tensor], source: str, backbone_only: bool) -> dict[str, Tensor]:
+def _backbone_part(tensors: Mapping[str, Tensor], source: str, backbone_only: bool) -> dict[str, Tensor]:
     """The tensors of a detector's backbone under the names they have there."""
     if not any(key.startswith(_BACKBONE) for key in tensors):
-        return tensors
+        return dict(tensors)
     others = sorted({key.partition(".")[0] for key in tensors if not key.startswith(_BACKBONE)})
     if others and not backbone_only:
         raise CheckpointError(
