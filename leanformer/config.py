@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -31,6 +31,7 @@ def register_config(kind: str) -> Callable[[type[T]], type[T]]:
     def wrap(cls: type[T]) -> type[T]:
         if "__dataclass_fields__" not in vars(cls):
             cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+            cls.__init__ = _checking_choices(cls.__init__)  # type: ignore[method-assign]
         known = _KINDS.get(kind)
         assert known is None or known.__qualname__ == cls.__qualname__, f"kind {kind!r} is taken by {known}"
         cls.kind = kind  # type: ignore[attr-defined]
@@ -38,6 +39,21 @@ def register_config(kind: str) -> Callable[[type[T]], type[T]]:
         return cls
 
     return wrap
+
+
+def _checking_choices(init: Callable[..., None]) -> Callable[..., None]:
+    """`init`, which then refuses values that are none of the choices of a `Literal`: code compares with one of them and
+    would take any other value for the last."""
+
+    @wraps(init)
+    def checked(self: Any, **values: Any) -> None:
+        init(self, **values)
+        for name, hint in _hints(type(self)).items():
+            choices = get_args(hint)
+            if get_origin(hint) is Literal and getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
+
+    return checked
 
 
 def registered_kinds(base: type | None = None) -> dict[str, type]:

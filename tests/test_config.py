@@ -53,7 +53,7 @@ def test_a_wrong_file_names_the_place(change: dict, message: str) -> None:
 
 
 def test_an_unexpected_kind_names_the_choices() -> None:
-    with pytest.raises(ConfigError, match="'softmax' is not a NormConfig; choose one of layer_norm, p_rep_bn, rep_bn"):
+    with pytest.raises(ConfigError, match="'softmax' is not a NormConfig; choose one of batch_norm, layer_norm"):
         from_dict({"kind": "softmax"}, NormConfig)
 
 
@@ -86,3 +86,8 @@ def test_norms_fall_back_to_the_blocks() -> None:
     norms = Norms(block=PRepBN(), final=LayerNorm())
     assert norms.at("stem") == PRepBN()
     assert norms.at("final") == LayerNorm()
+
+
+def test_a_choice_that_does_not_exist_is_refused_in_python_too() -> None:
+    with pytest.raises(ConfigError, match="normalizer must be one of 'mean', 'sum', got 'max'"):
+        FocusedLinear(normalizer="max")  # type: ignore[arg-type]
