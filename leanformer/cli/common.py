@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from leanformer.data import LabeledImages
     from leanformer.export import OnnxClassifier
     from leanformer.models import ImageClassifier
     from leanformer.tasks import Metrics
@@ -47,20 +50,30 @@ def open_trainable(model: str, weights: Path | None = None) -> ImageClassifier:
 
 
 def evaluate_on(model: ImageClassifier | OnnxClassifier, data: str, batch_size: int, workers: int = 0) -> Metrics:
-    """The model's figures on the validation images of a data set whose classes are the model's."""
-    from leanformer.data import EvalBatches, open_data
-    from leanformer.errors import DataError
-    from leanformer.tasks import Classification
+    """The model's figures on the validation images of a data set whose classes the model knows."""
+    from leanformer.data import open_data
 
-    images = open_data(data, "val")
-    if model.classes is not None and tuple(images.classes) != tuple(model.classes):
-        unknown = [name for name in images.classes if name not in model.classes]
-        first = f"; {unknown[0]!r} is none of the model's" if unknown else ""
-        raise DataError(
-            f"{data} has {len(images.classes)} classes, but not the {len(model.classes)} classes that the model was "
-            f"trained on{first}; give the data set of its training"
-        )
-    return Classification().evaluate(model, EvalBatches(images, model.preprocess, batch_size, workers))
+    return evaluate_images(model, open_data(data, "val"), data, batch_size, workers)
+
+
+def evaluate_images(
+    model: ImageClassifier | OnnxClassifier, images: LabeledImages, title: str, batch_size: int, workers: int = 0
+) -> Metrics:
+    """The model's figures on images, among the classes that they have."""
+    from leanformer.data import EvalBatches
+    from leanformer.tasks import Classification
+    from leanformer.tasks.matching import AmongClasses, InWholeBatches, find_columns
+
+    config = getattr(model, "config", None)
+    num_outputs = None if config is None else config.num_classes
+    columns = find_columns(model.classes, num_outputs, images, title)
+    measured: nn.Module = model
+    size = getattr(model, "batch_size", None)  # of an exported file that takes no other
+    if size is not None:
+        measured = InWholeBatches(measured, size)
+    if columns != list(range(num_outputs or len(model.classes or columns))):
+        measured = AmongClasses(measured, columns)
+    return Classification().evaluate(measured, EvalBatches(images, model.preprocess, batch_size, workers))
 
 
 def check_free(out: Path) -> None:

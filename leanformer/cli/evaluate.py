@@ -2,42 +2,127 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from leanformer.cli.common import evaluate_on, open_model, optional, print_json, report_skipped
+from leanformer.cli.common import evaluate_images, open_model, optional, print_json, report_skipped
+
+if TYPE_CHECKING:
+    from leanformer.data import LabeledImages
+    from leanformer.tasks import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a model's accuracy on the validation images of a data set."""
+    """Measure a model's accuracy on the images of a data set.
+
+    The data may have some of the model's classes alone, which are then the only answers (ImageNet-A, -R); a model
+    without class names is matched to ImageNet by folders called n01440764 or 0 to 999 (ImageNet-V2).
+    """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, an exported .onnx file, or the name of a model with published weights or `--weights`."""
     data: str
     """A folder of images, or `garments`."""
+    split: Literal["val", "train", "all"] = "val"
+    """Which images: `all` for a test set whose folders are not divided."""
     weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A published weight file for a model's name."""
     batch_size: int = 64
     """Images in one forward pass."""
     workers: int = 0
     """Processes that read images."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to evaluate; an exported file runs on the CPU."""
+    per_class: bool = False
+    """Also the accuracy and precision of each class, the least accurate first."""
+    calibration: bool = False
+    """Also how far the probabilities can be trusted."""
+    confusion: Annotated[Path | None, optional("PATH", "none")] = None
+    """Write the confusion matrix as CSV: a row for each true class, a column for each predicted one."""
     json: bool = False
     """Print JSON, with the confusion matrix."""
 
     def run(self) -> int:
-        """Print the line of figures."""
-        model = open_model(self.model, self.weights)
-        metrics = evaluate_on(model, self.data, self.batch_size, self.workers)
-        report_skipped(metrics.skipped)
-        if self.json:
-            classes = list(model.classes) if model.classes else None
-            print_json({**metrics.summary(), "classes": classes, "confusion": metrics.confusion().tolist()})
-            return 0
-        from leanformer.tasks import format_line
+        """Print the figures."""
+        from leanformer.training.randomness import choose_device
 
-        print(format_line(metrics))
+        device = choose_device(self.device)
+        model = open_model(self.model, self.weights).to(device)
+        images = self._images()
+        metrics = evaluate_images(model, images, self.data, self.batch_size, self.workers)
+        report_skipped(metrics.skipped)
+        if self.confusion is not None:
+            _write_confusion(self.confusion, metrics, images.classes)
+        if self.json:
+            print_json(self._record(metrics, images.classes))
+        else:
+            self._print(metrics, images.classes)
         return 0
+
+    def _images(self) -> LabeledImages:
+        from leanformer.data import open_data
+        from leanformer.data.joined import JoinedImages
+
+        if self.split != "all":
+            return open_data(self.data, self.split)
+        return JoinedImages(open_data(self.data, "train"), open_data(self.data, "val"))
+
+    def _record(self, metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
+        from leanformer.tasks import measure_calibration
+        from leanformer.tasks.per_class import measure_classes
+
+        record: dict[str, Any] = {
+            **metrics.summary(), "classes": list(classes), "confusion": metrics.confusion().tolist(),
+        }  # fmt: skip
+        if self.calibration:
+            record["calibration"] = measure_calibration(metrics).summary()
+        if self.per_class:
+            record["per_class"] = [{"class": classes[item.label], **asdict(item)} for item in measure_classes(metrics)]
+        return record
+
+    def _print(self, metrics: Metrics, classes: Sequence[str]) -> None:
+        from leanformer.tasks import format_line, measure_calibration
+
+        if self.per_class:
+            print("\n".join(_class_lines(metrics, classes)))
+        if self.calibration:
+            found = measure_calibration(metrics)
+            brier = "" if found.brier is None else f"  Brier {found.brier:.4f}"
+            confidence = f"mean confidence {100 * found.confidence:.2f} %"
+            print(f"ECE {100 * found.ece:.2f} %  NLL {found.nll:.4f}{brier}  {confidence}")
+        print(format_line(metrics))
+        if self.confusion is not None:
+            print(f"wrote {self.confusion}")
+
+
+def _class_lines(metrics: Metrics, classes: Sequence[str]) -> list[str]:
+    from leanformer.tasks.per_class import measure_classes
+
+    width = max(5, *map(len, classes))
+    lines = [f"{'class':{width}}  accuracy  precision  images  most often taken for"]
+    for item in measure_classes(metrics):
+        other = "-" if item.mistaken_for is None else classes[item.mistaken_for]
+        shares = f"{_percent(item.accuracy):>8}  {_percent(item.precision):>9}"
+        lines.append(f"{classes[item.label]:{width}}  {shares}  {item.count:6d}  {other}")
+    return lines
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _write_confusion(path: Path, metrics: Metrics, classes: Sequence[str]) -> None:
+    from leanformer.checkpoints.files import write_text
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true class", *classes])
+    writer.writerows([name, *row] for name, row in zip(classes, metrics.confusion().tolist(), strict=True))
+    write_text(path, text.getvalue())

@@ -1,0 +1,87 @@
+"""A model and a data set that do not name the same classes: which output of the model is which class of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from leanformer.data import LabeledImages
+from leanformer.errors import DataError
+
+NUM_IMAGENET = 1000
+
+
+class AmongClasses(nn.Module):
+    """A classifier whose answer is one of the chosen classes: the scores of the others are left out."""
+
+    def __init__(self, model: nn.Module, columns: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.columns = torch.tensor(columns)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, len(columns))."""
+        scores = self.model(images)
+        return scores[:, self.columns.to(scores.device)]
+
+
+class InWholeBatches(nn.Module):
+    """A classifier that takes batches of one size alone, filled up with zeros for any other number of images."""
+
+    def __init__(self, model: nn.Module, size: int) -> None:
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, K) for any B."""
+        missing = -len(images) % self.size
+        filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+        return self.model(filled)[: len(images)]
+
+
+def find_columns(
+    outputs: Sequence[str] | None, num_outputs: int | None, images: LabeledImages, title: str
+) -> list[int]:
+    """For each class of the data the output of the model that stands for it.
+
+    Classes are matched by name. A model without names has the classes of ImageNet if it has 1000 outputs: the data's
+    are then found by their wnid (`n01440764`, as in ImageNet-A and -R) or number (as in -V2). Otherwise the data has to
+    have as many classes as the model, in its order.
+
+    Raises:
+        DataError: if the model does not know a class, or the numbers of classes differ.
+    """
+    if outputs is not None:
+        return _by_name(outputs, images.classes, title)
+    keys: tuple[str, ...] = getattr(images, "keys", images.classes)
+    if num_outputs in (None, NUM_IMAGENET):
+        if all(key.isdecimal() and int(key) < NUM_IMAGENET for key in keys):
+            return [int(key) for key in keys]
+        numbers = _imagenet_numbers()
+        if all(key in numbers for key in keys):
+            return [numbers[key] for key in keys]
+    if num_outputs not in (None, len(keys)):
+        raise DataError(
+            f"{title} has {len(keys)} classes and the model {num_outputs} outputs without names; name the folders of a "
+            "model trained on ImageNet n01440764 and so on, or give the data set of its training"
+        )
+    return list(range(len(keys)))
+
+
+def _by_name(outputs: Sequence[str], classes: Sequence[str], title: str) -> list[int]:
+    places = {name: place for place, name in enumerate(outputs)}
+    unknown = [name for name in classes if name not in places]
+    if unknown:
+        raise DataError(
+            f"{title} has {len(classes)} classes, but not the {len(outputs)} classes that the model was trained on; "
+            f"{unknown[0]!r} is none of the model's; give the data set of its training, or a part of its classes"
+        )
+    return [places[name] for name in classes]
+
+
+def _imagenet_numbers() -> dict[str, int]:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    return {wnid: number for number, wnid in enumerate(ImageNetInfo().label_names())}

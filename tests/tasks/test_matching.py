@@ -1,0 +1,67 @@
+"""A model is measured on data that names some of its classes, or numbers them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from leanformer.data import ArrayImages
+from leanformer.data.joined import JoinedImages
+from leanformer.errors import DataError
+from leanformer.tasks.matching import AmongClasses, InWholeBatches, find_columns
+
+
+def images_of(*classes, count=2, shade=0):
+    pixels = np.full((count * len(classes), 4, 4), shade, np.uint8)
+    return ArrayImages(pixels, np.repeat(np.arange(len(classes)), count), tuple(classes), "some")
+
+
+def test_classes_are_matched_by_name_in_whatever_order():
+    assert find_columns(("a", "b", "c"), 3, images_of("c", "a"), "data") == [2, 0]
+
+
+def test_a_class_that_the_model_does_not_know_is_named():
+    with pytest.raises(DataError, match="'d' is none of the model's"):
+        find_columns(("a", "b"), 2, images_of("a", "d"), "data")
+
+
+def test_wnids_and_numbers_are_those_of_imagenet():
+    assert find_columns(None, 1000, images_of("n01443537", "n01440764"), "data") == [1, 0]
+    assert find_columns(None, 1000, images_of("0", "10", "2"), "data") == [0, 10, 2]
+
+
+def test_a_model_without_names_takes_as_many_classes_as_it_has_outputs():
+    assert find_columns(None, 2, images_of("cat", "dog"), "data") == [0, 1]
+    with pytest.raises(DataError, match="2 classes and the model 1000 outputs"):
+        find_columns(None, 1000, images_of("cat", "dog"), "data")
+
+
+def test_a_model_of_22000_classes_is_not_taken_for_one_of_imagenet():
+    with pytest.raises(DataError, match="21841 outputs"):
+        find_columns(None, 21841, images_of("n01443537", "n01440764"), "data")
+
+
+def test_the_answer_is_one_of_the_chosen_classes():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 7))
+    images = torch.randn(3, 3, 2, 2)
+    assert torch.equal(AmongClasses(model, [4, 1])(images), model(images)[:, [4, 1]])
+
+
+def test_a_batch_that_does_not_fill_the_model_is_filled_up():
+    class OfThree(nn.Module):
+        def forward(self, images):
+            assert len(images) == 3
+            return images.flatten(1)
+
+    images = torch.randn(2, 3, 2, 2)
+    assert torch.equal(InWholeBatches(OfThree(), 3)(images), images.flatten(1))
+
+
+def test_both_sides_of_a_data_set_are_one():
+    joined = JoinedImages(images_of("a", "b", shade=1), images_of("a", "b", count=1, shade=9))
+    assert len(joined) == 6 and joined.labels.tolist() == [0, 0, 1, 1, 0, 1]
+    assert [np.asarray(joined.image(i)).max() for i in (3, 4)] == [1, 9]
+    assert isinstance(joined.image(5), Image.Image) and joined.name(4) == "some[0]"
+    with pytest.raises(DataError, match="of 2 and of 1 classes"):
+        JoinedImages(images_of("a", "b"), images_of("a"))
