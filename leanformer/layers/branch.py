@@ -61,7 +61,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, dim: int, init: float) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), init))
+        self.gamma = nn.Parameter(init * torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale x, (..., C)."""

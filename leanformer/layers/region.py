@@ -54,13 +54,12 @@ class Stripes(PaddedRegion):
 
     def forward(self, mixer: Callable[..., Tensor], x: Tensor, grid: Grid) -> Tensor:
         """Apply `mixer` to each stripe of x, (B, H W, C)."""
-        batch, _, channels = x.shape
         height, width = grid
         size = self.size(grid)
-        x = ops.pad_to_multiple(x.view(batch, height, width, channels), size, self.pad)
+        x = ops.pad_to_multiple(x.unflatten(1, grid), size, self.pad)
         stripes = mixer(ops.split_windows(x, size), size)  # (B S, h w, C)
         x = ops.join_windows(stripes, size, x.shape[1], x.shape[2])
-        return x[:, :height, :width].reshape(batch, height * width, -1)
+        return x[:, :height, :width].flatten(1, 2)
 
     def extra_repr(self) -> str:
         """Size and direction."""
@@ -89,10 +88,9 @@ class Window(PaddedRegion):
 
     def forward(self, mixer: Callable[..., Tensor], x: Tensor, grid: Grid) -> Tensor:
         """Apply `mixer` to each window of x, (B, H W, C)."""
-        batch, _, channels = x.shape
         height, width = grid
         shift, size = self._shift(grid), (self.size, self.size)
-        x = ops.pad_to_multiple(x.view(batch, height, width, channels), size, self.pad)
+        x = ops.pad_to_multiple(x.unflatten(1, grid), size, self.pad)
         padded = x.shape[1], x.shape[2]
         if shift:
             x = x.roll((-shift, -shift), dims=(1, 2))
@@ -102,7 +100,7 @@ class Window(PaddedRegion):
         x = ops.join_windows(windows, size, *padded)
         if shift:
             x = x.roll((shift, shift), dims=(1, 2))
-        return x[:, :height, :width].reshape(batch, height * width, -1)
+        return x[:, :height, :width].flatten(1, 2)
 
     def _shift(self, grid: Grid) -> int:
         return 0 if self.fits and min(grid) <= self.size else self.shift

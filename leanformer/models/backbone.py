@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
 from leanformer.config import PerStage, at, check_per_stage, register_config
-from leanformer.errors import ConfigError
+from leanformer.errors import ConfigError, DataError
 from leanformer.layers.attention import AttentionConfig, Softmax
 from leanformer.layers.block import Stage
 from leanformer.layers.embed import ConvDownsample
@@ -35,6 +36,8 @@ class Backbone(nn.Module):
     """Maps images to tokens and their grid."""
     stages: nn.ModuleList
     """`Stage`s, each on the map that the one before gave."""
+    least_side: int = 1
+    """Of images in pixels: smaller ones would leave a stage without a map."""
     drops_odd_rows: ClassVar[bool] = False
     """Whether the last row or column of a map with an odd side is left out of the next stage's, as in PVT; else it gets
     a neighbour of zeros."""
@@ -45,6 +48,7 @@ class Backbone(nn.Module):
 
     def forward_stages(self, images: Tensor, count: int | None = None) -> list[tuple[Tensor, Grid]]:
         """Tokens (B, prefix + N, C) and grid at the end of each stage, or of the first `count`."""
+        self._check(images)
         x, grid = self.embed(images)
         ends = []
         for stage in islice(self.stages, count):
@@ -54,6 +58,7 @@ class Backbone(nn.Module):
 
     def forward_blocks(self, images: Tensor, count: int | None = None) -> list[tuple[Tensor, Grid]]:
         """Tokens (B, prefix + N, C) and grid behind each block of the first stage, or behind the first `count`."""
+        self._check(images)
         stage = cast(Stage, self.stages[0])
         x, grid = stage.enter(*self.embed(images))
         ends = []
@@ -61,6 +66,25 @@ class Backbone(nn.Module):
             x = stage.blocks.run(block, x, grid)
             ends.append((x, grid))
         return ends
+
+    def _check(self, images: Tensor) -> None:
+        """Refuse images that the stem or a stage cannot read. Compiled and exported graphs are left without it."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
+        shape = tuple(images.shape)
+        if len(shape) != 4:
+            raise DataError(f"images come as (batch, channels, height, width), got {shape}; one image is images[None]")
+        channels = next(module.in_channels for module in self.stem.modules() if isinstance(module, nn.Conv2d))
+        if shape[1] != channels:
+            raise DataError(
+                f"the model reads images of {channels} channels, got {shape}; convert them, or build it with "
+                f"in_channels={shape[1]}"
+            )
+        if min(shape[2:]) < self.least_side:
+            raise DataError(
+                f"images of {shape[2]} x {shape[3]} pixels are too small for this {type(self).__name__}: "
+                f"each side must be at least {self.least_side}"
+            )
 
     def output_norm(self) -> tuple[nn.Module, str] | None:
         """Owner and attribute of the norm that the last stage ends with, if it does; the head then has none."""

@@ -52,6 +52,8 @@ class CSwin(StagedConfig):
 class CSwinTransformer(Backbone):
     """Stem, stages of blocks, each stage on a map of half the side."""
 
+    least_side = 3  # the stem's kernel of 7 reads 4 zeros beside them
+
     def __init__(self, config: CSwin) -> None:
         super().__init__()
         grid = patch_grid(config, PATCH_SIZE)

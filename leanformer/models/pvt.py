@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import count
+from operator import ge
 from typing import ClassVar
 
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from leanformer.config import PerStage, at, check_per_stage, register_config
 from leanformer.errors import ConfigError
+from leanformer.layers.attention.frames import ReducedAttention
 from leanformer.layers.block import Block, pre_norm_block
 from leanformer.layers.embed import ConvDownsample, PatchEmbed
 from leanformer.layers.head import ClassifierHead, Pool
@@ -76,18 +79,23 @@ class Pyramid(StagedConfig):
             ConfigError: if the images are too small.
         """
         height, width = self.image_grid
-        grids = []
-        for stage in range(len(self.depths)):
-            stride = self.stride(stage)
-            rest = stride - 1 if self.overlaps else 0
-            height, width = (height + rest) // stride, (width + rest) // stride
-            if min(height, width) < 1:
+        grids = list(zip(self.sides(height), self.sides(width), strict=True))
+        for stage, grid in enumerate(grids):
+            if min(grid) < 1:
                 raise ConfigError(
                     f"image_size {self.image_size} leaves no map for stage {stage} of {self.kind!r}; "
                     f"take {self.patch_size << (len(self.depths) - 1)} or more"
                 )
-            grids.append((height, width))
         return grids
+
+    def sides(self, side: int) -> list[int]:
+        """The side of each stage's map, for images of the side `side`."""
+        sides = []
+        for stage in range(len(self.depths)):
+            stride = self.stride(stage)
+            side = (side + (stride - 1 if self.overlaps else 0)) // stride
+            sides.append(side)
+        return sides
 
     def prefix_tokens(self, stage: int) -> int:
         """Tokens in front of the map of a stage."""
@@ -178,6 +186,14 @@ class PyramidTransformer(Backbone):
             return ConvDownsample(dims[stage - 1], dims[stage], norm, **config.patches(stage))
 
         self.stages = build_stages(config, config.grids(), downsample, partial(_block, config))
+        needed = [_least_map(stage) for stage in self.stages]
+        fitting = (side for side in count(1) if all(map(ge, config.sides(side), needed)))
+        self.least_side = next(fitting)
+
+
+def _least_map(stage: nn.Module) -> int:
+    """The side of the smallest map that all blocks of a stage can reduce."""
+    return max((body.reduction.stride for body in stage.modules() if isinstance(body, ReducedAttention)), default=1)
 
 
 class PyramidVisionTransformer(PyramidTransformer):

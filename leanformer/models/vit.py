@@ -116,6 +116,7 @@ class VisionTransformer(Backbone):
         grid = patch_grid(config, config.patch_size)
         dim, prefix = config.dim, config.prefix_tokens
         self.feature_info = (FeatureInfo(dim, config.patch_size),)
+        self.least_side = config.patch_size
         self.stem = PatchEmbed(config.in_channels, dim, config.patch_size)
         self.prefix_tokens = prefix
         self.class_token = _tokens(dim, int(config.pool == "token" or config.spare_class_token))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import leanformer
-from leanformer.errors import ConfigError
-from leanformer.layers.attention import FocusedLinear, SimplifiedLinear, Softmax
+from leanformer.errors import ConfigError, DataError
+from leanformer.layers.attention import Additive, FocusedLinear, SimplifiedLinear, Softmax
 from leanformer.models import find
 
 
@@ -142,3 +142,44 @@ def test_nano_models_are_nano() -> None:
     for name in leanformer.list_models("*_nano"):
         assert sum(p.numel() for p in leanformer.build(name).parameters()) < 500_000
         assert find(name).num_classes == 10
+
+
+NANO = leanformer.list_models("*_nano")
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_the_least_image_is_read_and_a_smaller_one_refused(name: str) -> None:
+    model = leanformer.build(name).eval()
+    least = model.backbone.least_side
+    assert model(torch.randn(1, 3, least, 5 * least)).isfinite().all()
+    message = rf"images of {least - 1} x 64 pixels are too small .* each side must be at least {least}"
+    with pytest.raises(DataError, match=message):
+        model(torch.randn(1, 3, least - 1, 64))
+    with pytest.raises(DataError, match=message):
+        model.backbone.forward_features(torch.randn(1, 3, least - 1, 64))
+
+
+def test_the_least_image_of_a_pyramid_follows_from_what_its_blocks_reduce() -> None:
+    assert leanformer.build("pvt_nano", pool="mean", reductions=(4, 2)).backbone.least_side == 16
+    assert leanformer.build("pvt_nano", attention=Additive()).backbone.least_side == 8
+    assert leanformer.build("pvt_v2_nano", linear=True).backbone.least_side == 1
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_images_of_other_channels_and_single_images_are_refused(name: str) -> None:
+    model = leanformer.build(name).eval()
+    with pytest.raises(DataError, match=r"of 3 channels, got \(2, 1, 64, 64\); .* in_channels=1"):
+        model(torch.randn(2, 1, 64, 64))
+    with pytest.raises(DataError, match=r"got \(3, 64, 64\); one image is images\[None\]"):
+        model(torch.randn(3, 64, 64))
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_no_images_give_no_scores(name: str) -> None:
+    model = leanformer.build(name).eval()
+    assert model(torch.randn(0, 3, 44, 60)).shape == (0, 10)
+
+
+def test_a_layer_scale_may_be_an_integer() -> None:
+    factors = leanformer.build("deit_nano", layer_scale=1).backbone.stages[0].blocks[0].attn.layer_scale.gamma
+    assert torch.equal(factors, torch.ones(64))
