@@ -77,7 +77,7 @@ def load_published(
 
 
 def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Weights are dense tensors with numbers, by their names.
+    """Weights are dense tensors with finite numbers, by their names.
 
     Raises:
         CheckpointError: naming the first that is not.
@@ -91,6 +91,12 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
         if value.layout != torch.strided or value.is_meta:
             what = "on the meta device, without numbers" if value.is_meta else "sparse"
             raise CheckpointError(f"{source}: {key} is {what}; give dense tensors")
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{source}: {len(broken)} tensors hold NaN or infinity, first: {broken[0]}; the file is damaged, or its "
+            "training had diverged"
+        )
 
 
 def _resizable(config: BackboneConfig, key_map: KeyMap) -> set[str]:

@@ -73,6 +73,9 @@ def transfer_head(
 def _pick_rows(
     ours: Mapping[str, Tensor], class_map: Sequence[int], num_classes: int, source: str
 ) -> dict[str, Tensor]:
+    for index in class_map:
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise CheckpointError(f"the class map holds {index!r}, which is no index; give integers")
     wrong = [index for index in class_map if not 0 <= index < num_classes]
     if wrong or not class_map:
         what = f"names row {wrong[0]}" if wrong else "is empty"

@@ -156,3 +156,11 @@ def test_a_file_is_recognized_among_all_models(name: str) -> None:
 def test_a_file_of_something_else_is_not_recognized() -> None:
     assert looks_like({"layer1.0.conv1.weight": (64, 64, 1, 1), "fc.weight": (1000, 512)}) is None
     assert looks_like({}) is None
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_weights_that_are_no_finite_numbers_are_named(number: float) -> None:
+    weights = file_of("deit_nano")
+    weights["norm.bias"][3] = number
+    with pytest.raises(CheckpointError, match=r"1 tensors hold NaN or infinity, first: norm.bias; .* diverged"):
+        leanformer.load("deit_nano", weights=weights)

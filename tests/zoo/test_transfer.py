@@ -132,3 +132,9 @@ def test_a_finished_model_keeps_its_classes_and_its_weights(tmp_path, asked):
 def test_an_averaged_copy_is_asked_of_files_alone():
     with pytest.raises(ConfigError, match="ema picks a copy in a file"):
         leanformer.load("deit_nano", weights=file_of("deit_nano"), ema=True)
+
+
+@pytest.mark.parametrize("rows", [[1.5], ["a"], [True], torch.tensor([1, 2])])
+def test_a_class_map_of_something_else_than_integers_is_refused(rows: object) -> None:
+    with pytest.raises(CheckpointError, match=r"the class map holds .*, which is no index; give integers"):
+        leanformer.load("deit_nano", weights=file_of("deit_nano"), class_map=rows)
