@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from leanformer.checkpoints import files
 from leanformer.errors import CheckpointError, ConfigError
@@ -15,8 +15,19 @@ from leanformer.models.swiftformer import SwiftFormer
 from leanformer.models.swin import Swin
 from leanformer.models.vit import ViT
 
-_BICUBIC = 3
-"""Pillow's number of it, which `resample` holds."""
+_INTERPOLATIONS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
+"""By Pillow's numbers, which `resample` holds."""
+_COMPUTED = {
+    "hidden_act": "gelu",
+    "patch_sizes": [7, 3, 3, 3],
+    "strides": [4, 2, 2, 2],
+    "down_patch_size": 3,
+    "down_stride": 2,
+    "down_pad": 1,
+    "use_layer_scale": True,
+    "use_swiglu_ffn": False,
+}
+"""Fields that no weight shows, with the one value that our models compute."""
 
 
 def read_hf_config(path: Path) -> BackboneConfig | None:
@@ -30,6 +41,9 @@ def read_hf_config(path: Path) -> BackboneConfig | None:
     if kind not in _READERS:
         return None
     try:
+        for name, value in _COMPUTED.items():
+            if content.get(name, value) != value:
+                raise ValueError(f"{name} is {content[name]!r}; leanformer's models have {value!r}")
         return _READERS[kind](content)
     except (TypeError, ValueError, LookupError, ConfigError) as error:
         raise CheckpointError(f"{path}: its model cannot be read ({type(error).__name__}: {error})") from error
@@ -52,7 +66,7 @@ def read_hf_preprocess(path: Path, config: BackboneConfig) -> Preprocess:
         return Preprocess(
             image_size=config.image_grid,
             crop=min(kept / resized, 1.0) if kept and resized else 1.0,
-            interpolation="bicubic" if content.get("resample", _BICUBIC) == _BICUBIC else "bilinear",
+            interpolation=_INTERPOLATIONS[content.get("resample", 3)],
             fit="shorter" if kept else "squash",
             mean=_triple(content["image_mean"]),
             std=_triple(content["image_std"]),
@@ -110,7 +124,12 @@ def _pvt_v2(content: Mapping[str, Any]) -> PVTv2:
 
 
 def _swiftformer(content: Mapping[str, Any]) -> SwiftFormer:
-    return SwiftFormer(image_size=_side(content), dims=tuple(content["embed_dims"]), depths=tuple(content["depths"]))
+    return SwiftFormer(
+        image_size=_side(content),
+        dims=tuple(content["embed_dims"]),
+        depths=tuple(content["depths"]),
+        mlp_ratio=float(content.get("mlp_ratio", 4)),
+    )
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], BackboneConfig]] = {

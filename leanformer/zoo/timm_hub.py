@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from leanformer.checkpoints import files
 from leanformer.checkpoints.fetch import Remote, fetch
@@ -160,13 +160,17 @@ def folder_model(folder: Path) -> str | None:
     return f"{PREFIX}{name}.{tag}" if tag else f"{PREFIX}{name}"
 
 
+_FITS: dict[str, Literal["shorter", "squash"]] = {"center": "shorter", "squash": "squash"}
+"""By timm's names of how an image is cropped."""
+
+
 def _preprocess(described: Mapping[str, Any], usual: Preprocess) -> Preprocess:
     size = described.get("input_size")
     return Preprocess(
         image_size=(int(size[1]), int(size[2])) if size else usual.image_size,
         crop=float(described.get("crop_pct") or usual.crop),
-        interpolation="bilinear" if described.get("interpolation") == "bilinear" else "bicubic",
-        fit="squash" if described.get("crop_mode") == "squash" else "shorter",
+        interpolation=described.get("interpolation") or "bicubic",
+        fit=_FITS[described.get("crop_mode") or "center"],
         mean=_triple(described.get("mean"), usual.mean),
         std=_triple(described.get("std"), usual.std),
     )

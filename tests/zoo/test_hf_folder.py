@@ -60,3 +60,9 @@ def test_a_config_that_lacks_a_field_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "swin", "depths": [2, 2]}))
     with pytest.raises(CheckpointError, match=r"config\.json: its model cannot be read \(KeyError"):
         read_hf_config(tmp_path / "config.json")
+
+
+def test_an_activation_that_we_do_not_compute_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", **SMALL, "hidden_act": "relu"}))
+    with pytest.raises(CheckpointError, match="hidden_act is 'relu'; leanformer's models have 'gelu'"):
+        read_hf_config(tmp_path / "config.json")
