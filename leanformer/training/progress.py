@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from leanformer.tasks import format_line
 from leanformer.training.callbacks import Callback
 
@@ -16,18 +18,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
+BLENDING = (
+    "norms are still blended (norm_progress %.2f): validation uses RepBN alone, whatever the progress, so its figures "
+    "are poor until the blend is over"
+)
 
 
 class Progress(Callback):
-    """Rate, loss and time left while training, and a log line after each epoch."""
+    """What is trained on what, then rate, loss and time left, and a log line after each epoch."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._started = self._last_line = 0.0
         self._first_step = self._images = 0
+        self._blend_explained = False
 
     def on_start(self, run: Run) -> None:
-        """Open the bar if there is a terminal to show it on."""
+        """Say what begins, and open the bar if there is a terminal to show it on."""
+        log.info("%s", _beginning(run))
         self._started = self._last_line = time.perf_counter()
         self._first_step = run.step
         if sys.stderr.isatty():
@@ -56,11 +64,33 @@ class Progress(Callback):
         if run.ema_evaluation is not None:
             result += f"  averaged: {format_line(run.ema_evaluation)}"
         log.info("epoch %d/%d  train loss %.3f%s", epoch + 1, run.config.epochs, run.last_epoch_loss, result)
+        share = run.values.get("norm_progress", 0.0)
+        if share > 0 and run.evaluation is not None and not self._blend_explained:
+            self._blend_explained = True
+            log.info(BLENDING, share)
 
     def on_end(self, run: Run) -> None:
         """Close the bar."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def _beginning(run: Run) -> str:
+    config = run.config
+    device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else str(run.device)
+    parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    begun = f" from step {run.step} on" if run.step else ""
+    return (
+        f"{config.model.name or 'a model'} ({parameters / 1e6:.2f} M parameters) on {device}, {config.precision}, "
+        f"{_count(torch.get_num_threads(), 'thread')}: {len(run.train_images):,} training images of "
+        f"{len(run.train_images.classes)} classes, {_count(run.total_steps, 'step')} of "
+        f"{_count(config.batch_size, 'image')} in {_count(config.epochs, 'epoch')}{begun}, "
+        f"{_count(len(run.val), 'batch', 'batches')} to validate"
+    )
+
+
+def _count(number: int, one: str, more: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else more or f'{one}s'}"
 
 
 def _open_bar(run: Run) -> Any:
