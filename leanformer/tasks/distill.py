@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leanformer.checkpoints import files, runs
+from leanformer.checkpoints.strict import load_strict
 from leanformer.config import register_config
 from leanformer.errors import CheckpointError, ConfigError, suggestion
 from leanformer.models import ImageClassifier, Preprocess, list_models
@@ -122,9 +123,7 @@ def _timm_teacher(name: str, weights: str | None, num_classes: int) -> nn.Module
             ) from error
     else:
         model = timm.create_model(short, num_classes=num_classes)
-        missing, unknown = model.load_state_dict(files.read_weights(Path(weights)), strict=False)
-        if missing or unknown:
-            raise CheckpointError(f"{weights} does not fit the teacher {name}: {', '.join([*missing, *unknown][:5])}")
+        load_strict(model, files.read_weights(Path(weights)), source=weights)
     return model
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from leanformer import edits
 from leanformer.checkpoints import runs
@@ -13,8 +15,10 @@ from leanformer.checkpoints.resize import fit_positions
 from leanformer.checkpoints.strict import load_strict
 from leanformer.config import replace_at, to_dict
 from leanformer.errors import ConfigError
+from leanformer.layers.block import BlockSequence
 from leanformer.models import BackboneConfig, ImageClassifier, Preprocess
-from leanformer.training.config import ModelSpec
+from leanformer.training.config import Execution, ModelSpec
+from leanformer.training.groups import matching
 from leanformer.zoo import resolve
 from leanformer.zoo.transfer import CLASSIFIERS
 
@@ -47,7 +51,20 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
     if preprocess is not None:
         model.preprocess = replace(preprocess, image_size=model.config.image_grid)
     edits.apply(model, *spec.edits)
+    parameters = dict(model.named_parameters())
+    for name in matching(parameters, spec.freeze, "freeze"):
+        parameters[name].requires_grad_(False)
     return model
+
+
+def execute(model: ImageClassifier, execution: Execution) -> nn.Module:
+    """What computes `model` as `execution` says; the model keeps the weights."""
+    if execution.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in model.modules():
+        if isinstance(module, BlockSequence):
+            module.checkpointing = execution.checkpointing
+    return cast(nn.Module, torch.compile(model)) if execution.compile else model
 
 
 def _check_norms(spec: ModelSpec, source: ImageClassifier, model: ImageClassifier) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from leanformer.checkpoints import files
 from leanformer.errors import ConfigError, TrainingError, suggestion
+from leanformer.layers.branch import DropPath
 from leanformer.training.optimizers import scale_groups
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OF_OPTIMIZER = ("lr", "weight_decay")
+DROP_PATH = "drop_path"
 
 
 class Callback:
@@ -41,6 +43,9 @@ class Callback:
     def on_epoch(self, run: Run, epoch: int) -> None:
         """After epoch `epoch` (counted from 0) and its evaluation."""
 
+    def on_rollback(self, run: Run) -> None:
+        """After the run went back to an earlier checkpoint, and knows why in `run.trouble`."""
+
     def on_end(self, run: Run) -> None:
         """When the loop is left, whatever the reason."""
 
@@ -52,17 +57,23 @@ class SetScheduled(Callback):
         self.what = scheduled.what
         self.schedule = scheduled.schedule
         self.modules: list[nn.Module] = []
+        self.drop_paths: list[tuple[DropPath, float]] = []
 
     def on_start(self, run: Run) -> None:
         """Collect the modules that take the value."""
         self.modules = scheduled_modules(run.model).get(self.what, [])
+        if self.what == DROP_PATH:
+            self.drop_paths = [(module, module.rate) for module in run.model.modules() if isinstance(module, DropPath)]
 
     def on_step(self, run: Run, step: int) -> None:
         """Write the value of `step`."""
         value = self.schedule(step, run.total_steps, run.config.epochs)
         run.values[self.what] = value
         if self.what in OF_OPTIMIZER:
-            scale_groups(run.optimizer, self.what, value)
+            lowered = run.trouble.rate_factor if self.what == "lr" else 1.0
+            scale_groups(run.optimizer, self.what, value * lowered)
+        for module, rate in self.drop_paths:
+            module.rate = rate * value
         _write(self.modules, value)
 
 
@@ -94,7 +105,7 @@ def check_schedules(model: nn.Module, schedules: Sequence[Scheduled]) -> None:
         ConfigError: naming what is not, and what the model has.
     """
     takers = scheduled_modules(model)
-    names = [*OF_OPTIMIZER, *takers]
+    names = [*OF_OPTIMIZER, DROP_PATH, *takers]
     driven = [scheduled.what for scheduled in schedules]
     for what in driven:
         if what not in names:
@@ -147,6 +158,7 @@ class Logger(Callback):
 
     def on_start(self, run: Run) -> None:
         """Open the file behind the last line that still holds."""
+        self.on_end(run)
         path = run.out / "metrics.jsonl"
         if path.exists():
             files.write_text(
@@ -181,6 +193,13 @@ class Logger(Callback):
             line |= _figures(run.ema_evaluation, "ema_")
         self.write(line)
         self._clock, self._images = time.perf_counter(), 0
+
+    def on_rollback(self, run: Run) -> None:
+        """Drop the lines of the steps that are done again, and say so."""
+        self.on_start(run)
+        self._images = 0
+        line = {"event": "rollback", "step": run.step, "epoch": run.step / run.steps_per_epoch}
+        self.write(line | {"collapses": run.trouble.collapses, "rate_factor": run.trouble.rate_factor})
 
     def on_end(self, run: Run) -> None:
         """Close the file."""

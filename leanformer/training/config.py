@@ -12,8 +12,11 @@ from leanformer.edits import Edit
 from leanformer.errors import ConfigError
 from leanformer.models import BackboneConfig, Preprocess
 from leanformer.tasks import Distill
+from leanformer.training.clipping import Clip
 from leanformer.training.finish import Finish
+from leanformer.training.guard import EarlyStopping, Guard
 from leanformer.training.optimizers import AdamW, OptimizerConfig
+from leanformer.training.phases import BatchNormPhase
 from leanformer.training.schedules import Cosine, Schedule, WarmUp
 
 
@@ -30,6 +33,9 @@ class ModelSpec:
     for other classes starts afresh."""
     edits: tuple[Edit, ...] = ()
     """Edits before training."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters that are not trained, such as `backbone.stem.*`; batch norms that they cover hold their
+    statistics too."""
 
     def __post_init__(self) -> None:
         if (self.name is None) == (self.config is None):
@@ -40,11 +46,24 @@ class ModelSpec:
 class Scheduled:
     """Something whose value follows a schedule: what modules declare as `scheduled`, or `lr` or `weight_decay`.
 
-    Modules get the value itself; the learning rate and the weight decay of each group are multiplied by it.
+    Modules get the value itself; the learning rate and the weight decay of each group, and the rates of stochastic
+    depth (`drop_path`), are multiplied by it.
     """
 
     what: str
     schedule: Schedule
+
+
+@register_config("execution")
+class Execution:
+    """How a model is computed; what it learns is the same up to rounding."""
+
+    compile: bool = False
+    """Through `torch.compile`."""
+    channels_last: bool = False
+    """With the channels of images and convolutions innermost."""
+    checkpointing: bool = False
+    """Computing each block a second time in the backward pass, which saves memory."""
 
 
 @register_config("train")
@@ -68,8 +87,9 @@ class TrainConfig:
     accumulate: int = 1
     """Parts in which a batch passes through the model, to save memory."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    clip: float | None = None
-    """Largest norm of the gradient."""
+    execution: Execution = Execution()
+    clip: float | Clip | None = None
+    """Largest norm of the gradient, or another way to keep it small."""
     ema: float | None = None
     """Decay of the averaged copy of the weights; with it, the copy is the result of the run."""
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
@@ -79,6 +99,11 @@ class TrainConfig:
     distill: Distill | None = None
     """A teacher."""
     schedules: tuple[Scheduled, ...] = ()
+    guard: Guard | None = None
+    """Against a loss that collapses."""
+    early_stopping: EarlyStopping | None = None
+    batch_norm_phase: BatchNormPhase | None = None
+    """Last epochs for batch norms alone."""
     finish: tuple[Finish | Edit, ...] = ()
     """What is done to the trained model before it is evaluated for the last time and saved."""
     seed: int = 0
@@ -107,10 +132,14 @@ class TrainConfig:
         every = self.checkpoint_every_steps
         _check(self, "checkpoint_every_steps", every is None or every >= 1, "at least 1, or None")
         _check(self, "accumulate", self.accumulate <= self.batch_size, f"at most batch_size, {self.batch_size}")
-        _check(self, "clip", self.clip is None or self.clip > 0, "positive, or None")
+        _check(self, "clip", not isinstance(self.clip, (int, float)) or self.clip > 0, "positive, or None")
+        last = self.batch_norm_phase
+        _check(self, "batch_norm_phase", last is None or last.epochs <= self.epochs, f"of at most {self.epochs} epochs")
         _check(self, "ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1, or None")
         names = [scheduled.what for scheduled in self.schedules] + ["lr"]
         twice = sorted({name for name in names if names.count(name) > 1})
+        if self.execution.compile and "drop_path" in names:
+            raise ConfigError("a compiled model keeps its rates of stochastic depth; leave out compile or drop_path")
         if twice:
             where = " (the field lr is one of them)" if "lr" in twice else ""
             raise ConfigError(f"two schedules drive {', '.join(twice)}{where}; keep one")

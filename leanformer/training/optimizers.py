@@ -142,6 +142,8 @@ def load_optimizer_state(
         state.setdefault(name, {})[key] = value
     packed = optimizer.state_dict()
     for index, group in enumerate(packed["param_groups"]):
+        for key in [key for key in group if key not in {*OWN_KEYS, *optimizer.defaults}]:
+            del group[key]
         group.update(state.pop(f"group {index}", {}))
     ids = {
         name: index
@@ -150,15 +152,18 @@ def load_optimizer_state(
     }
     packed["state"] = {ids[name]: values for name, values in state.items()}
     optimizer.load_state_dict(packed)
-    _restore_dtypes(optimizer, tensors)
+    _restore_forms(optimizer, tensors)
 
 
-def _restore_dtypes(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Undo torch's cast of an optimizer's state to the type of its parameter."""
+def _restore_forms(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo torch's cast of an optimizer's state to the type of its parameter, and lay it out in memory like the
+    parameter, as fused optimizers take for granted."""
     for group in optimizer.param_groups:
         for name, parameter in zip(group["param_names"], group["params"], strict=True):
             values = optimizer.state.get(parameter, {})
             for key, value in values.items():
                 saved = tensors.get(f"{name}.{key}")
-                if saved is not None and saved.dtype != value.dtype:
+                if saved is not None and saved.shape == parameter.shape:
+                    values[key] = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False).copy_(saved)
+                elif saved is not None and saved.dtype != value.dtype:
                     values[key] = saved.to(value.device)

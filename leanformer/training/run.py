@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,22 @@ from torch import Tensor
 from leanformer import edits
 from leanformer.checkpoints import runs
 from leanformer.checkpoints.store import CheckpointStore
-from leanformer.data import Batch, EvalBatches, LabeledImages, TrainBatches, open_data
-from leanformer.data.mixing import mix
-from leanformer.errors import TrainingError
+from leanformer.data import EvalBatches, LabeledImages, TrainBatches, open_data
 from leanformer.models import ImageClassifier
 from leanformer.tasks import Classification, Metrics, build_teacher
-from leanformer.training.build import build_model
+from leanformer.training.build import build_model, execute
 from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules, settle
 from leanformer.training.config import Scheduled, TrainConfig
 from leanformer.training.directory import claim, finished_summary, occupied, write_config
+from leanformer.training.guard import Diverged, WatchLoss, WatchMetric, roll_back
 from leanformer.training.interrupt import Interrupted, StopRequest
+from leanformer.training.phases import TrainBatchNorms
 from leanformer.training.progress import Progress
-from leanformer.training.randomness import choose_device, own_randomness, seed_step
-from leanformer.training.state import Run, StepResult
+from leanformer.training.randomness import choose_device, own_randomness
+from leanformer.training.state import Run
+from leanformer.training.step import train_mode, train_step
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +92,21 @@ def fit(
         if resume:
             _resume(run)
         logger = Logger()
-        driven = [SetScheduled(item) for item in _schedules(config)]
-        averaging = [Ema(config.ema)] if config.ema is not None else []
-        saving = Checkpointer(config.checkpoint_every_steps)
-        hooks = [*driven, *averaging, logger, Progress(), saving, *callbacks]
+        hooks = [*_hooks(config), logger, Progress(), Checkpointer(config.checkpoint_every_steps), *callbacks]
         for hook in hooks:
             stack.callback(hook.on_end, run)
             hook.on_start(run)
 
-        while run.epoch < config.epochs:
-            _train_epoch(run, hooks, stop, resume_command)
+        if config.guard is not None and run.store.load_latest() is None:
+            run.save_checkpoint()  # where to go back to
+        while not run.done:
+            try:
+                _train_epoch(run, hooks, stop, resume_command)
+            except Diverged as error:
+                roll_back(run, hooks, error)
+                continue
             _end_epoch(run, hooks)
-            if stop.requested and run.epoch < config.epochs:
+            if stop.requested and not run.done:
                 raise _interrupted(run, resume_command)
         model, metrics = _finish(run)
         logger.write({"event": "final", "step": run.step, "epoch": run.epoch, **metrics.summary()})
@@ -116,6 +117,7 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
     """Everything the loop needs, built and checked; nothing is written yet."""
     train, val = data or (open_data(config.data, "train"), open_data(config.data, "val"))
     model = build_model(config.model, train.classes, config.preprocess).to(device)
+    network = execute(model, config.execution)
     check_schedules(model, _schedules(config))
     _rehearse_finish(config, model)
     teacher = None
@@ -126,6 +128,7 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
     return Run(
         config=config,
         model=model,
+        network=network,
         task=Classification(config.label_smoothing, config.loss, config.distill, teacher),
         optimizer=config.optimizer.build(model),
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
@@ -136,6 +139,20 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
         store=CheckpointStore(config.out / "checkpoints", keep=2),
         out=config.out,
     )
+
+
+def _hooks(config: TrainConfig) -> list[Callback]:
+    """What drives, averages and watches a run, in this order."""
+    hooks: list[Callback] = [SetScheduled(item) for item in _schedules(config)]
+    if config.batch_norm_phase is not None:
+        hooks.append(TrainBatchNorms(config.batch_norm_phase))
+    if config.guard is not None:
+        hooks.append(WatchLoss(config.guard))
+    if config.ema is not None:
+        hooks.append(Ema(config.ema))
+    if config.early_stopping is not None:
+        hooks.append(WatchMetric(config.early_stopping))
+    return hooks
 
 
 def _rehearse_finish(config: TrainConfig, model: ImageClassifier) -> None:
@@ -160,14 +177,14 @@ def _resume(run: Run) -> None:
 
 def _train_epoch(run: Run, hooks: Sequence[Callback], stop: StopRequest, resume_command: str) -> None:
     """The steps of the present epoch that have not been done."""
-    run.model.train()
+    train_mode(run.model)
     start = time.perf_counter()
     for batch in run.train.batches(run.epoch, run.step - run.epoch * run.steps_per_epoch):
         _note_skipped(run, batch.skipped)
         step = run.step
         for hook in hooks:
             hook.on_step(run, step)
-        run.last = _train_step(run, batch)
+        run.last = train_step(run, batch)
         run.interval_loss.add(run.last.loss)
         run.epoch_loss.add(run.last.loss)
         run.step += 1
@@ -178,53 +195,6 @@ def _train_epoch(run: Run, hooks: Sequence[Callback], stop: StopRequest, resume_
         if stop.requested:
             run.save_checkpoint()
             raise _interrupted(run, resume_command)
-
-
-def _train_step(run: Run, batch: Batch) -> StepResult:
-    """One update of the weights."""
-    config = run.config
-    seed_step(config.seed, run.step)
-    run.optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    batch = _prepare(run, batch)
-    for part in _parts(batch, config.accumulate):
-        share = len(part.labels) / len(batch.labels)
-        with torch.autocast(run.device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32"):
-            loss = torch.stack(list(run.task.losses(run.model, part).values())).sum() * share
-        run.scaler.scale(loss).backward()
-        total += loss.item()
-    if not math.isfinite(total):
-        raise TrainingError(_not_finite(run, total))
-    norm = None
-    if config.clip is not None:
-        run.scaler.unscale_(run.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip).item()
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    return StepResult(loss=total, num_images=len(batch.labels), gradient_norm=norm)
-
-
-def _prepare(run: Run, batch: Batch) -> Batch:
-    """The batch of the present step on the device, and mixed."""
-    images, labels = (tensor.to(run.device, non_blocking=True) for tensor in (batch.images, batch.labels))
-    config = run.config
-    if config.mixing is not None:
-        images, labels = mix(
-            images,
-            labels,
-            config.mixing,
-            num_classes=len(run.train_images.classes),
-            smoothing=config.label_smoothing,
-            seed=config.seed,
-            step=run.step,
-        )
-    return replace(batch, images=images, labels=labels)
-
-
-def _parts(batch: Batch, count: int) -> Iterator[Batch]:
-    columns = (batch.images, batch.labels, batch.indices)
-    for images, labels, indices in zip(*(column.chunk(count) for column in columns), strict=True):
-        yield Batch(images=images, labels=labels, indices=indices)
 
 
 def _end_epoch(run: Run, hooks: Sequence[Callback]) -> None:
@@ -313,15 +283,4 @@ def _note_skipped(run: Run, skipped: Sequence[tuple[str, str]]) -> None:
 def _interrupted(run: Run, resume_command: str) -> Interrupted:
     return Interrupted(
         f"stopped after step {run.step} of {run.total_steps}, saved in {run.out}; go on with: {resume_command}"
-    )
-
-
-def _not_finite(run: Run, loss: float) -> str:
-    rate = run.optimizer.param_groups[0]["lr"]
-    advice = ["a lower learning rate or a longer warm-up"]
-    advice += ["clip=1.0"] if run.config.clip is None else []
-    advice += ["precision 'fp32'"] if run.config.precision != "fp32" else []
-    return (
-        f"the loss of step {run.step} is {loss}, at learning rate {rate:.3g}; "
-        f"start a new run with {', or '.join(advice)}"
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from leanformer.checkpoints.store import CheckpointStore
 from leanformer.data import EvalBatches, LabeledImages, TrainBatches
@@ -19,7 +19,7 @@ from leanformer.tasks import Classification, Metrics
 from leanformer.training.config import TrainConfig
 from leanformer.training.optimizers import load_optimizer_state, optimizer_state
 
-STORED = ("epoch", "seconds", "optimizer", "scaler", "interval_loss", "epoch_loss", "skipped", "data")
+STORED = ("epoch", "seconds", "optimizer", "scaler", "interval_loss", "epoch_loss", "skipped", "trouble", "data")
 """What a checkpoint holds beside tensors."""
 
 
@@ -52,12 +52,31 @@ class StepResult:
     """Before clipping; None if the gradient is not clipped."""
 
 
+@dataclass
+class Trouble:
+    """What the guard and early stopping remember of a run."""
+
+    collapses: int = 0
+    """Times that it went back."""
+    rate_factor: float = 1.0
+    """Multiplies the learning rate since."""
+    usual_loss: float = 0.0
+    steps: int = 0
+    """That the usual loss is a mean of."""
+    best: float | None = None
+    """The best evaluation; more is better."""
+    stale: int = 0
+    """Evaluations since."""
+
+
 @dataclass(kw_only=True)
 class Run:
     """What the loop and its callbacks share."""
 
     config: TrainConfig
     model: ImageClassifier
+    network: nn.Module
+    """The model as it is trained: itself, or what computes the same faster."""
     task: Classification
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -84,6 +103,9 @@ class Run:
     evaluation: Metrics | None = None
     """Of the model, after the latest epoch; None if that epoch is not evaluated."""
     ema_evaluation: Metrics | None = None
+    trouble: Trouble = field(default_factory=Trouble)
+    stopped: bool = False
+    """Whether training ends before its last epoch."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Name and error of the images that could not be read."""
 
@@ -95,6 +117,11 @@ class Run:
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
         return self.train.steps_per_epoch
+
+    @property
+    def done(self) -> bool:
+        """Whether there is no epoch left to train."""
+        return self.stopped or self.epoch >= self.config.epochs
 
     @property
     def total_steps(self) -> int:
@@ -115,6 +142,7 @@ class Run:
             "interval_loss": [self.interval_loss.total, self.interval_loss.count],
             "epoch_loss": [self.epoch_loss.total, self.epoch_loss.count],
             "skipped": self.skipped,
+            "trouble": asdict(self.trouble),
             "data": self._data(),
         }
         self.store.save(self.step, tensors, meta)
@@ -146,6 +174,9 @@ class Run:
         self.step, self.epoch, self.seconds = step, meta["epoch"], meta["seconds"]
         self.interval_loss, self.epoch_loss = Mean(*meta["interval_loss"]), Mean(*meta["epoch_loss"])
         self.skipped = dict(meta["skipped"])
+        self.trouble = Trouble(**meta["trouble"])
+        stopping = self.config.early_stopping
+        self.stopped = stopping is not None and self.trouble.stale >= stopping.patience
 
     def _data(self) -> list[Any]:
         """What the order of the images and the shape of the classifier follow from."""

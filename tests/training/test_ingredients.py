@@ -10,8 +10,12 @@ from leanformer.data.mixing import Mixing
 from leanformer.models import Preprocess
 from leanformer.models.vit import ViT
 from leanformer.tasks import Distill
-from leanformer.training import AdamW, Groups, ModelSpec, TimmOptimizer, fit
+from leanformer.training import AdamW, Groups, Linear, ModelSpec, Scheduled, TimmOptimizer, fit
 from leanformer.training.callbacks import Callback
+from leanformer.training.clipping import Clip
+from leanformer.training.config import Execution
+from leanformer.training.guard import EarlyStopping, Guard
+from leanformer.training.phases import BatchNormPhase
 
 
 class PowerCut(Exception):
@@ -43,7 +47,22 @@ def with_teacher(config, tmp_path):
     return replace(config, model=spec, distill=Distill(teacher=str(tmp_path / "teacher")), mixing=Mixing())
 
 
-INGREDIENTS = [with_lamb, with_mixing, with_teacher]
+def with_guard(config, tmp_path):
+    return replace(config, guard=Guard(after=3, explosion=100.0), clip=Clip(limit=0.05, by="adaptive"))
+
+
+def with_a_last_phase(config, tmp_path):
+    drop = Scheduled(what="drop_path", schedule=Linear(start=0.0, end=1.0))
+    return replace(
+        config,
+        schedules=(*config.schedules, drop),
+        batch_norm_phase=BatchNormPhase(epochs=1, affine=True),
+        execution=Execution(checkpointing=True, channels_last=True),
+        early_stopping=EarlyStopping(patience=5),
+    )
+
+
+INGREDIENTS = [with_lamb, with_mixing, with_teacher, with_guard, with_a_last_phase]
 
 
 @pytest.mark.parametrize("change", INGREDIENTS, ids=lambda change: change.__name__)
