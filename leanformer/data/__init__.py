@@ -6,6 +6,7 @@ from leanformer.data.labeled import ArrayImages, LabeledImages
 from leanformer.data.loading import Batch, EvalBatches, TrainBatches
 from leanformer.data.options import DataOptions
 from leanformer.data.preprocess import open_image, prepare
+from leanformer.data.sampling import Sampling, class_weights
 
 __all__ = [
     "ArrayImages",
@@ -15,7 +16,9 @@ __all__ = [
     "EvalBatches",
     "ImageFolder",
     "LabeledImages",
+    "Sampling",
     "TrainBatches",
+    "class_weights",
     "open_data",
     "open_image",
     "prepare",

@@ -1,5 +1,5 @@
-"""Training augmentation, a pure function of (seed, epoch, image or batch): timm's transforms for photographs, and a
-fast one for small images in an array."""
+"""Training augmentation, a pure function of (seed, epoch, image, copy): timm's transforms for photographs, and a fast
+one for small images in an array."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from PIL import Image
 from torch import Tensor
 
 from leanformer.config import register_config
-from leanformer.data.randomness import seeded
+from leanformer.data.randomness import generator, seeded
 from leanformer.errors import ConfigError
 from leanformer.models.preprocess import Preprocess
+
+NUM_DRAWS = 9
+"""Random numbers that vary one image of an array."""
 
 
 @register_config("augment")
 class Augment:
-    """How training images are varied. Arrays of small images use `shift`, `hflip` and `erase` alone."""
+    """How training images are varied. Arrays of small images use `shift`, `hflip`, `vflip` and `erase` alone."""
 
     scale: tuple[float, float] = (0.35, 1.0)
     """Share of the area that a random crop keeps. Large data sets use (0.08, 1)."""
@@ -28,12 +31,20 @@ class Augment:
     """Pixels by which an image of an array moves at most, in each direction."""
     hflip: float = 0.5
     """Probability of a horizontal flip."""
+    vflip: float = 0.0
+    """Probability of a vertical flip."""
     auto_augment: str | None = None
-    """timm's name of a policy, e.g. `rand-m9-mstd0.5-inc1`."""
+    """timm's name of a policy: RandAugment `rand-m9-mstd0.5-inc1`, AutoAugment `original` or `v0`, AugMix `augmix-m3`,
+    3-Augment `3a`."""
     color_jitter: float = 0.0
-    """Strength of brightness, contrast and saturation changes; idle beside most `auto_augment` policies, as in timm."""
+    """Strength of brightness, contrast and saturation changes; idle beside most `auto_augment` policies, as in timm,
+    but not beside `3a`."""
     erase: float = 0.0
     """Probability that a random rectangle is erased."""
+    erase_mode: Literal["pixel", "rand", "const"] = "pixel"
+    """Fill it with noise for each pixel, with one random color, or with the mean color. Arrays become black."""
+    erase_count: int = 1
+    """Rectangles that are erased at most."""
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
 
     def __post_init__(self) -> None:
@@ -43,9 +54,11 @@ class Augment:
             raise ConfigError(f"ratio must be (low, high) with 0 < low <= high, got {self.ratio}")
         if self.shift < 0:
             raise ConfigError(f"shift must be 0 or more pixels, got {self.shift}")
-        for name in ("hflip", "erase"):
+        for name in ("hflip", "vflip", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a probability, got {getattr(self, name)}")
+        if self.erase_count < 1:
+            raise ConfigError(f"erase_count must be at least 1, got {self.erase_count}")
         if self.color_jitter < 0:
             raise ConfigError(f"color_jitter must be 0 or more, got {self.color_jitter}")
 
@@ -61,52 +74,61 @@ def image_transform(augment: Augment, preprocess: Preprocess) -> Callable[[Image
             scale=augment.scale,
             ratio=augment.ratio,
             hflip=augment.hflip,
+            vflip=augment.vflip,
             auto_augment=augment.auto_augment,
             color_jitter=augment.color_jitter,
             interpolation=augment.interpolation,
             mean=preprocess.mean,
             std=preprocess.std,
             re_prob=augment.erase,
-            re_mode="pixel",
+            re_mode=augment.erase_mode,
+            re_count=augment.erase_count,
         )
     except (AssertionError, KeyError, ValueError) as error:
         raise ConfigError(
             f"auto_augment {augment.auto_augment!r} is not a policy of timm; "
-            "try rand-m9-mstd0.5-inc1, augmix-m3 or original"
+            "try rand-m9-mstd0.5-inc1, augmix-m3, 3a or original"
         ) from error
 
 
 def augment_image(
-    transform: Callable[[Image.Image], Tensor], image: Image.Image, seed: int, epoch: int, index: int
+    transform: Callable[[Image.Image], Tensor], image: Image.Image, seed: int, epoch: int, index: int, copy: int = 0
 ) -> Tensor:
-    """Vary `image`, number `index` of its data set, as epoch `epoch` of a run with `seed` does."""
-    with seeded("image", seed, epoch, index):
+    """Vary `image`, number `index` of its data set, as epoch `epoch` of a run with `seed` does for the `copy`-th time
+    after the first."""
+    with seeded("image", seed, epoch, index, copy):
         return transform(image)
 
 
-def augment_arrays(pixels: np.ndarray, augment: Augment, generator: np.random.Generator) -> np.ndarray:
+def array_draws(seed: int, epoch: int, indices: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """What `augment_arrays` draws for each image, by itself: uniform in 0..1, float64 (B, NUM_DRAWS)."""
+    pairs = zip(indices.tolist(), copies.tolist(), strict=True)
+    return np.stack([generator("image", seed, epoch, index, copy).random(NUM_DRAWS) for index, copy in pairs])
+
+
+def augment_arrays(pixels: np.ndarray, augment: Augment, draws: np.ndarray) -> np.ndarray:
     """Shift, flip and erase uint8 images (B, H, W) or (B, H, W, C); what moves in, and what is erased, is black."""
     batch, height, width = pixels.shape[:3]
     shift = augment.shift
-    dy, dx = generator.integers(0, 2 * shift + 1, (2, batch))
-    flipped = generator.random(batch) < augment.hflip
-    erased = _rectangles(batch, height, width, augment.erase, generator)
+    dy, dx = (draws.T[:2] * (2 * shift + 1)).astype(np.int64)
+    mirrored, upturned = draws[:, 2] < augment.hflip, draws[:, 3] < augment.vflip
 
     rows = np.arange(height) + dy[:, None]  # (B, H), into the padded image
+    rows = np.where(upturned[:, None], rows[:, ::-1], rows)
     columns = np.arange(width) + dx[:, None]  # (B, W)
-    columns = np.where(flipped[:, None], columns[:, ::-1], columns)
+    columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
     padding = [(0, 0), (shift, shift), (shift, shift)] + [(0, 0)] * (pixels.ndim - 3)
     padded = np.pad(pixels, padding)
     out = padded[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    out[erased] = 0
+    out[_rectangles(height, width, augment.erase, draws[:, 4:])] = 0
     return out
 
 
-def _rectangles(batch: int, height: int, width: int, share: float, generator: np.random.Generator) -> np.ndarray:
+def _rectangles(height: int, width: int, share: float, draws: np.ndarray) -> np.ndarray:
     """True inside a rectangle of a sixth to a half of each side, in a `share` of the images; else False. (B, H, W)"""
-    chosen = generator.random(batch) < share
-    extent = generator.uniform(1 / 6, 1 / 2, (2, batch))
-    corner = generator.random((2, batch)) * (1 - extent)
+    chosen = draws[:, 0] < share
+    extent = 1 / 6 + (1 / 2 - 1 / 6) * draws.T[1:3]
+    corner = draws.T[3:5] * (1 - extent)
 
     def inside(side: int, axis: int) -> np.ndarray:
         position = (np.arange(side) + 0.5) / side
