@@ -74,8 +74,8 @@ def fit_positions(
     """`tensors` under our names with every learned position resized to what `model` has; all else as it is.
 
     Args:
-        source: the model that the tensors are of, which knows the sizes of its maps and windows; None for files, whose
-            tables are of square ones unless they have the shape that `model` has.
+        source: the model that the tensors are of, which knows the sizes of its maps and windows. Tables that are not
+            of its shapes, and all without a source, are of square maps unless they have the shape that `model` has.
 
     Raises:
         CheckpointError: if a table is of no square map or window, naming it.
@@ -83,8 +83,11 @@ def fit_positions(
     out = dict(tensors)
     sources = {} if source is None else position_tables(source)
     for name, module in position_tables(model).items():
-        grid = sources[name].grid if name in sources else None
-        if name not in out or (grid is None and out[name].shape == module.table.shape):
+        if name not in out:
+            continue
+        known = name in sources and sources[name].table.shape == out[name].shape
+        grid = sources[name].grid if known else None
+        if grid is None and out[name].shape == module.table.shape:
             continue
         try:
             if isinstance(module, RelativePositionBias):

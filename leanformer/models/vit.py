@@ -171,7 +171,7 @@ def _block(config: ViT, site: Site, index: int, drop_path: float) -> Block:
 @register
 def deit_tiny() -> ViT:
     """DeiT-T/16 at 224, without distillation."""
-    return ViT()
+    return ViT(drop_path=0.1)
 
 
 @register
@@ -219,19 +219,19 @@ def deit_base_distilled_384() -> ViT:
 @register
 def vit_tiny() -> ViT:
     """ViT-T/16 at 224, as in "How to train your ViT" (https://arxiv.org/abs/2106.10270)."""
-    return deit_tiny()
+    return replace(deit_tiny(), drop_path=0.0)
 
 
 @register
 def vit_small() -> ViT:
     """ViT-S/16 at 224, as in "How to train your ViT" (https://arxiv.org/abs/2106.10270)."""
-    return deit_small()
+    return replace(deit_small(), drop_path=0.0)
 
 
 @register
 def vit_base() -> ViT:
     """ViT-B/16 at 224."""
-    return deit_base()
+    return replace(deit_base(), drop_path=0.0)
 
 
 @register

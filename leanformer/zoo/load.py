@@ -29,6 +29,7 @@ def load_published(
     source: str,
     name: str | None = None,
     resize: bool = False,
+    made_for: BackboneConfig | None = None,
     num_classes: int | None = None,
     class_map: Sequence[int] | None = None,
 ) -> ImageClassifier:
@@ -39,6 +40,8 @@ def load_published(
 
     Args:
         resize: fit learned positions to the size of the images and windows of `config`.
+        made_for: the config with the sizes that the weights were made for, where it is known; else maps are taken for
+            square.
         num_classes: another than the file's gives a new classifier of zeros.
         class_map: rows of the file's classifier, one for each class of the model.
 
@@ -62,7 +65,7 @@ def load_published(
     )
     model = ImageClassifier(config, name)
     if resize:
-        fitted = fit_positions(ours, model)
+        fitted = fit_positions(ours, model, None if made_for is None else _without_numbers(made_for))
         count = sum(fitted[key] is not value for key, value in ours.items())
         ours = fitted
         if count:
@@ -101,9 +104,13 @@ def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
 
 def _resizable(config: BackboneConfig, key_map: KeyMap) -> set[str]:
     """The published names of the tables that can be resized."""
-    with torch.device("meta"):
-        model = ImageClassifier(config)
+    model = _without_numbers(config)
     return {name for table in position_tables(model) for name in key_map.published_name(table)}
+
+
+def _without_numbers(config: BackboneConfig) -> ImageClassifier:
+    with torch.device("meta"):
+        return ImageClassifier(config)
 
 
 def _check(

@@ -162,6 +162,7 @@ def load_pretrained(
         source=found.source,
         name=found.name,
         resize=resize,
+        made_for=find_config(found.name) if resize and found.name else None,
         num_classes=num_classes,
         class_map=rows,
     )

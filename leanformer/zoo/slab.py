@@ -29,13 +29,13 @@ P = TypeVar("P", bound=pvt.Pyramid)
 @register
 def deit_tiny_prepbn() -> ViT:
     """DeiT-T with progressive RepBN; the published file holds bare RepBN, which loads too."""
-    return replace(deit_tiny(), norms=DEIT_NORMS)
+    return replace(deit_tiny(), norms=DEIT_NORMS, drop_path=0.0)
 
 
 @register
 def deit_small_prepbn() -> ViT:
     """DeiT-S with progressive RepBN."""
-    return replace(deit_small(), norms=DEIT_NORMS)
+    return replace(deit_small(), norms=DEIT_NORMS, drop_path=0.0)
 
 
 @register
@@ -214,7 +214,8 @@ def slab_pvt_v2_b5() -> pvt.PVTv2:
 
 
 def _slab_deit(base: ViT) -> ViT:
-    return replace(base, attention=SimplifiedLinear(), pool="mean", spare_class_token=True, norms=DEIT_NORMS)
+    linear = SimplifiedLinear()
+    return replace(base, attention=linear, pool="mean", spare_class_token=True, norms=DEIT_NORMS, drop_path=0.0)
 
 
 def _slab_swin(base: Swin) -> Swin:

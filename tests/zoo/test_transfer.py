@@ -31,6 +31,14 @@ def test_positions_follow_the_size_of_the_images(caplog):
     torch.testing.assert_close(model.backbone.position.table, small.backbone.position((12, 10)))
 
 
+def test_positions_follow_the_shape_of_the_map_where_the_number_of_places_stays():
+    weights = file_of("deit_nano")
+    model = leanformer.load("deit_nano", weights=weights, image_size=(32, 128))
+    small = leanformer.load("deit_nano", weights=weights)
+    torch.testing.assert_close(model.backbone.position.table, small.backbone.position((4, 16)))
+    assert model.origin["changed"] == ["1 position tables are resized for 32 x 128 images"]
+
+
 def test_windows_grow_with_their_biases():
     weights = file_of("swin_nano", stem="patch")
     model = leanformer.load("swin_nano", weights=weights, stem="patch", window_size=6, image_size=96)
