@@ -32,6 +32,10 @@ class Evaluate:
     """A folder of images, or `garments`."""
     split: Literal["val", "train", "all"] = "val"
     """Which images: `all` for a test set whose folders are not divided."""
+    real: Annotated[str | None, optional("{timm,PATH}", "none")] = None
+    """Also count a prediction as right if it is among the ReaL labels of its image (https://arxiv.org/abs/2006.07159):
+    those that come with timm, or a JSON file of them. Images without any are left out of that
+    figure."""
     weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A published weight file for a model's name."""
     batch_size: int = 64
@@ -57,13 +61,16 @@ class Evaluate:
         model = open_model(self.model, self.weights).to(device)
         images = self._images()
         metrics = evaluate_images(model, images, self.data, self.batch_size, self.workers)
+        real = self._real(metrics, images)
         report_skipped(metrics.skipped)
         if self.confusion is not None:
             _write_confusion(self.confusion, metrics, images.classes)
         if self.json:
-            print_json(self._record(metrics, images.classes))
+            print_json(self._record(metrics, images.classes) | real)
         else:
             self._print(metrics, images.classes)
+            for share in real.values():
+                print(f"* ReaL Acc@1 {100 * share:.3f}")
         return 0
 
     def _images(self) -> LabeledImages:
@@ -73,6 +80,13 @@ class Evaluate:
         if self.split != "all":
             return open_data(self.data, self.split)
         return JoinedImages(open_data(self.data, "train"), open_data(self.data, "val"))
+
+    def _real(self, metrics: Metrics, images: LabeledImages) -> dict[str, float]:
+        from leanformer.tasks.matching import measure_real
+
+        if self.real is None:
+            return {}
+        return {"real_top1": measure_real(metrics, images, None if self.real == "timm" else Path(self.real))}
 
     def _record(self, metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
         from leanformer.tasks import measure_calibration

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from leanformer.data import LabeledImages
+from leanformer.data.imagenet import with_real_labels
+from leanformer.data.stored import StoredImages
 from leanformer.errors import DataError
+from leanformer.tasks.classify import Metrics
 
 NUM_IMAGENET = 1000
 
@@ -85,3 +89,25 @@ def _imagenet_numbers() -> dict[str, int]:
     from timm.data.imagenet_info import ImageNetInfo
 
     return {wnid: number for number, wnid in enumerate(ImageNetInfo().label_names())}
+
+
+def measure_real(metrics: Metrics, images: LabeledImages, file: Path | None = None) -> float:
+    """The share of the predictions that are among the ReaL labels of their images, those without any left out.
+
+    Args:
+        metrics: of `images`, the validation images of ImageNet by their names.
+        file: the labels, one list for each image in the order of the names; None: timm's copy.
+
+    Raises:
+        DataError: if the images are others.
+    """
+    if not isinstance(images, StoredImages):
+        raise DataError("ReaL labels are those of ImageNet's validation images, which lie in a folder or an archive")
+    real = with_real_labels(images, file)
+    assert real.several is not None
+    places = {member: place for place, member in enumerate(real.members.tolist())}
+    found = zip(images.members[metrics.indices.numpy()].tolist(), metrics.predictions.tolist(), strict=True)
+    right = [best in real.several[places[member]] for member, best in found if member in places]
+    if not right:
+        raise DataError("none of the images has a ReaL label")
+    return sum(right) / len(right)

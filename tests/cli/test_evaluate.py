@@ -68,6 +68,22 @@ def test_a_device_that_is_not_there_is_refused(refused, trained, photos, monkeyp
     assert "torch finds no CUDA device" in message
 
 
+def test_with_several_labels_any_of_them_is_right(run, refused, trained, photos, tmp_path):
+    sources = sorted((photos / "val").rglob("*.*"))
+    for number, source in enumerate(sources, start=1):
+        copy = tmp_path / "val" / source.parent.name / f"ILSVRC2012_val_{number:08d}{source.suffix}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(source.read_bytes())
+    file = tmp_path / "real.json"
+    file.write_text(json.dumps([[]] + [[0, 1, 2]] * (len(sources) - 1)))
+    outcome = run("evaluate", trained.out, "--data", tmp_path, "--real", file)
+    assert outcome.out.endswith("* ReaL Acc@1 100.000\n"), outcome
+    found = json.loads(run("evaluate", trained.out, "--data", tmp_path, "--real", file, "--json").out)
+    assert (found["real_top1"], found["count"]) == (1.0, len(sources)) and found["top1"] < 1
+    message = refused("evaluate", trained.out, "--data", photos, "--real", file)
+    assert "ReaL labels the images ILSVRC2012_val_00000001 to" in message
+
+
 @pytest.mark.extras
 def test_an_exported_file_of_one_batch_size_evaluates_any_number_of_images(run, folded, photos, tmp_path):
     pytest.importorskip("onnxruntime")
