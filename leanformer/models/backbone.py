@@ -69,7 +69,7 @@ class Backbone(nn.Module):
 
     def _check(self, images: Tensor) -> None:
         """Refuse images that the stem or a stage cannot read. Compiled and exported graphs are left without it."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return
         shape = tuple(images.shape)
         if len(shape) != 4:
