@@ -65,6 +65,10 @@ class Tracker(Callback):
         with _Contained(self._give_up):
             self._sink = SINKS[self.name](run, self._library)
 
+    def on_rollback(self, run: Run) -> None:
+        """Go on behind the lines that still hold."""
+        self._sent = (run.out / "metrics.jsonl").stat().st_size
+
     def after_step(self, run: Run, step: int) -> None:
         """Send the step's line, if it has one."""
         if (step + 1) % run.config.log_every == 0:

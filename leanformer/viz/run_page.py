@@ -16,6 +16,7 @@ from torch import Tensor
 from leanformer.checkpoints import files, runs
 from leanformer.config import from_dict
 from leanformer.data import EvalBatches, LabeledImages, TrainBatches, open_data
+from leanformer.data.mixing import mix
 from leanformer.errors import ConfigError, DataError
 from leanformer.models import ImageClassifier, Preprocess
 from leanformer.tasks import Calibration, Classification, Metrics, format_line, measure_calibration
@@ -36,7 +37,7 @@ BLEND_NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """An image as training saw it."""
+    """An image as training varies it."""
 
     image: np.ndarray
     """(H, W, 3), bytes."""
@@ -150,17 +151,34 @@ def _summary(evaluation: Metrics | None, rows: Sequence[Mapping[str, Any]], conf
 
 
 def _samples(train: LabeledImages, config: TrainConfig, model: ImageClassifier | None) -> list[Sample]:
-    """The first images that training saw, as it saw them; a run in progress may not say yet how they are prepared."""
+    """The first training images, varied as training does; a run in progress may not say yet how they are prepared."""
     preprocess = model.preprocess if model is not None else config.preprocess
     if preprocess is None:
         return []
     batches = TrainBatches(train, preprocess, config.augment, NUM_SAMPLES, config.seed)
     batch = next(iter(batches.batches(0)))
-    pixels = _bytes_of(batch.images, preprocess)
+    images = batch.images
+    if config.mixing is not None and len(images) % 2 == 0:
+        images, _ = mix(
+            images,
+            batch.labels,
+            config.mixing,
+            num_classes=len(train.classes),
+            smoothing=0.0,
+            seed=config.seed,
+            step=0,
+        )
+    pixels = _bytes_of(images, preprocess)
     return [
-        Sample(image=image, label=train.classes[label])
-        for image, label in zip(pixels, batch.labels.tolist(), strict=True)
+        Sample(image=image, label=_names(label, train.classes))
+        for image, label in zip(pixels, batch.labels, strict=True)
     ]
+
+
+def _names(label: Tensor, classes: Sequence[str]) -> str:
+    """The class of a label, or the classes of a target for each class."""
+    numbers: list[int] = [int(label)] if label.ndim == 0 else label.nonzero()[:, 0].tolist()
+    return ", ".join(str(classes[number]) for number in numbers)
 
 
 def _bytes_of(images: Tensor, preprocess: Preprocess) -> np.ndarray:
@@ -220,7 +238,7 @@ def _next_commands(out: Path, finished: bool) -> list[str]:
 
 def _sample_sheet(samples: Sequence[Sample]) -> str:
     figures = [html.picture(item.image, alt=item.label, caption=html.text(item.label)) for item in samples]
-    note = html.paragraph("The first training images of the first epoch, as the model saw them.", css="soft")
+    note = html.paragraph("The first training images of the first epoch, varied as for the model.", css="soft")
     return html.section("Training images", note, html.sheet(figures)) if figures else ""
 
 

@@ -9,10 +9,12 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from leanformer.errors import MissingExtra
-from leanformer.training import fit
+from leanformer.training import ModelSpec, TrainConfig, fit
 from leanformer.training.callbacks import Callback
 from leanformer.training.interrupt import Interrupted
 from leanformer.training.tracking import Tracker
+
+NAMED = ModelSpec(name="slab_swin_nano")
 
 
 class Recorder:
@@ -99,6 +101,22 @@ def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(plain_config, na
     assert result.steps == 18 and recorder.sent == []
     warnings = [record.getMessage() for record in caplog.records if "wandb" in record.getMessage()]
     assert len(warnings) == 1 and "ConnectionError: no route to host" in warnings[0]
+
+
+def test_after_going_back_the_tracker_goes_on_with_the_lines_that_are_new(tmp_path, monkeypatch):
+    recorder = fake(monkeypatch, "wandb")
+    log, run = tmp_path / "metrics.jsonl", SimpleNamespace(out=tmp_path, config=TrainConfig(model=NAMED, out=tmp_path))
+    log.write_text("")
+    tracker = Tracker("wandb")
+    tracker.on_start(run)
+    line = '{"event": "step", "step": %d, "loss": 1.5}\n'
+    log.write_text(line % 3 + line % 6)
+    tracker.on_epoch(run, 0)
+    log.write_text(line % 3)
+    tracker.on_rollback(run)
+    log.write_text(line % 3 + line % 5)
+    tracker.on_epoch(run, 0)
+    assert [step for step, _ in recorder.sent] == [3, 6, 5]
 
 
 def test_only_the_first_of_several_processes_tracks(plain_config, nano_data, monkeypatch):

@@ -8,6 +8,7 @@ from html import unescape
 import pytest
 import torch
 
+from leanformer.data.mixing import Mixing
 from leanformer.data.synthetic import write_folder
 from leanformer.errors import ConfigError
 from leanformer.models.vit import ViT
@@ -27,7 +28,7 @@ def finished(tmp_path_factory) -> Result:
     config = TrainConfig(
         model=ModelSpec(config=TINY), data=str(folder), out=folder.parent / "run", epochs=2, batch_size=8, log_every=1,
         schedules=(Scheduled(what="weight_decay", schedule=Linear(start=1.0, end=0.5)),), ema=0.5, clip=1.0,
-        device="cpu",
+        mixing=Mixing(mixup=0.8), device="cpu",
     )  # fmt: skip
     return fit(config)
 
