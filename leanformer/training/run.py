@@ -8,9 +8,10 @@ for bit on one machine's CPU.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,7 +231,7 @@ def _finish(run: Run) -> tuple[ImageClassifier, Metrics]:
         if isinstance(item, edits.Edit):
             lines = [line for report in edits.apply(model, item) for line in report.lines]
         else:
-            lines = [item.apply(model, lambda count: _plain_images(run, count))]
+            lines = [item.apply(model, _training_images(run, item.augmented))]
         for line in lines:
             log.info("%s", line)
     metrics = _evaluate(run, model.eval())
@@ -238,12 +239,19 @@ def _finish(run: Run) -> tuple[ImageClassifier, Metrics]:
     return model, metrics
 
 
-def _plain_images(run: Run, count: int) -> Iterator[Tensor]:
-    """Images of at most `count` shuffled training batches, prepared as for evaluation."""
-    config = run.config
-    plain = TrainBatches(run.train_images, run.model.preprocess, None, config.batch_size, config.seed, config.workers)
-    for _, batch in zip(range(count), plain.batches(config.epochs), strict=False):
-        yield batch.images.to(run.device)
+def _training_images(run: Run, augmented: bool) -> Callable[[int], Iterator[Tensor]]:
+    """What gives images of at most so many shuffled training batches, each time in another order."""
+    config, epochs = run.config, itertools.count(run.config.epochs)
+    augment = config.augment if augmented else None
+    source = TrainBatches(
+        run.train_images, run.model.preprocess, augment, config.batch_size, config.seed, config.workers
+    )
+
+    def batches(count: int) -> Iterator[Tensor]:
+        for _, batch in zip(range(count), source.batches(next(epochs)), strict=False):
+            yield batch.images.to(run.device)
+
+    return batches
 
 
 def _save(run: Run, model: ImageClassifier, metrics: Metrics) -> Result:

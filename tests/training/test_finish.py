@@ -70,3 +70,14 @@ def test_a_model_without_batch_norm_is_left_as_it_is():
 def test_no_batches_is_refused():
     with pytest.raises(ConfigError, match="at least 1, got 0"):
         RecalibrateBatchNorm(batches=0)
+
+
+def test_with_a_momentum_the_statistics_go_on_from_where_they_are():
+    torch.manual_seed(0)
+    model = nn.Sequential(RepBatchNorm(5))
+    batches = some_batches()
+    RecalibrateBatchNorm(batches=3, passes=2, momentum=0.1).apply(model, serve(batches))
+    mean = torch.zeros(5)
+    for batch in batches * 2:
+        mean = 0.9 * mean + 0.1 * batch.flatten(0, 1).mean(0)
+    torch.testing.assert_close(model[0].bn.running_mean, mean)
