@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 from collections.abc import Callable
 from functools import cache, wraps
@@ -31,7 +32,7 @@ def register_config(kind: str) -> Callable[[type[T]], type[T]]:
     def wrap(cls: type[T]) -> type[T]:
         if "__dataclass_fields__" not in vars(cls):
             cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-            cls.__init__ = _checking_choices(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = _checking_types(cls.__init__)  # type: ignore[method-assign]
         known = _KINDS.get(kind)
         assert known is None or known.__qualname__ == cls.__qualname__, f"kind {kind!r} is taken by {known}"
         cls.kind = kind  # type: ignore[attr-defined]
@@ -41,17 +42,15 @@ def register_config(kind: str) -> Callable[[type[T]], type[T]]:
     return wrap
 
 
-def _checking_choices(init: Callable[..., None]) -> Callable[..., None]:
-    """`init`, which then refuses values that are none of the choices of a `Literal`: code compares with one of them and
-    would take any other value for the last."""
+def _checking_types(init: Callable[..., None]) -> Callable[..., None]:
+    """`init`, which first refuses values of another type than the field's: arithmetic on them would fail far from
+    here, and code that compares with one choice would take any other value for the last."""
 
     @wraps(init)
     def checked(self: Any, **values: Any) -> None:
-        init(self, **values)
-        for name, hint in _hints(type(self)).items():
-            choices = get_args(hint)
-            if get_origin(hint) is Literal and getattr(self, name) not in choices:
-                raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
+        cls = type(self)
+        known = _hints(cls)
+        init(self, **{name: _checked(v, cls, name, cls.kind) if name in known else v for name, v in values.items()})
 
     return checked
 
@@ -178,10 +177,13 @@ def _checked(value: Any, cls: type, name: str, path: str) -> Any:
     hint = _hints(cls)[name]
     if isinstance(value, str) and (hint is Path or Path in get_args(hint)) and str not in get_args(hint):
         return Path(value)
-    if not _conforms(value, hint):
-        shown = getattr(hint, "__name__", None) if not get_args(hint) else str(hint).replace("typing.", "")
-        raise ConfigError(f"{path}.{name}: {value!r} is not of type {shown or hint}")
-    return value
+    if _conforms(value, hint):
+        return value
+    if get_origin(hint) is Literal:
+        choices = ", ".join(map(repr, get_args(hint)))
+        raise ConfigError(f"{path}.{name} must be one of {choices}, got {value!r}")
+    shown = re.sub(r"\b\w+\.", "", str(hint)) if get_args(hint) else getattr(hint, "__name__", hint)
+    raise ConfigError(f"{path}.{name}: {value!r} is not of type {shown}")
 
 
 def _conforms(value: Any, hint: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -91,3 +92,17 @@ def test_norms_fall_back_to_the_blocks() -> None:
 def test_a_choice_that_does_not_exist_is_refused_in_python_too() -> None:
     with pytest.raises(ConfigError, match="normalizer must be one of 'mean', 'sum', got 'max'"):
         FocusedLinear(normalizer="max")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FocusedLinear(power="3"), "focused_linear.power: '3' is not of type int"),
+        (lambda: FocusedLinear(power=2.5), "focused_linear.power: 2.5 is not of type int"),
+        (lambda: Norms(block=LayerNorm), "norms.block: <class .*LayerNorm'> is not of type NormConfig"),
+    ],
+    ids=["text", "fraction", "class"],
+)
+def test_a_value_of_another_type_is_refused_in_python_too(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()

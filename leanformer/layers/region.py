@@ -109,7 +109,7 @@ class Window(PaddedRegion):
         shift = self._shift(grid)
         if not shift or not self.masked:
             return None
-        height, width = (side + -side % self.size for side in grid)
+        height, width = (side + ops.shortfall(side, self.size) for side in grid)
         return ops.shifted_window_mask(height, width, self.size, shift).to(torch.get_default_dtype())
 
     def extra_repr(self) -> str:

@@ -181,8 +181,9 @@ class StagedConfig(BackboneConfig):
         for stage, (depth, dim, heads) in enumerate(zip(self.depths, self.dims, self.num_heads, strict=True)):
             if dim % heads:
                 raise ConfigError(f"dim {dim} is not divisible by its num_heads {heads}")
-            if any(at(self.mlp_ratio, stage, block) < 0 for block in range(depth)):
-                raise ConfigError(f"mlp_ratio must be at least 0, got {self.mlp_ratio}")
+            ratios = [at(self.mlp_ratio, stage, block) for block in range(depth)]
+            if any(not 1 <= ratio * dim < float("inf") for ratio in ratios):
+                raise ConfigError(f"mlp_ratio must leave a hidden channel, got {self.mlp_ratio} of {dim} channels")
 
     def hidden_dim(self, stage: int, block: int) -> int:
         """Width of an MLP's hidden layer."""

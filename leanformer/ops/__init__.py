@@ -7,7 +7,7 @@ from leanformer.ops.heads import merge_heads, split_heads
 from leanformer.ops.linear_attention import linear_attention
 from leanformer.ops.maps import pad_image, to_map, to_tokens
 from leanformer.ops.precision import full_float32
-from leanformer.ops.regions import join_windows, pad_to_multiple, shifted_window_mask, split_windows
+from leanformer.ops.regions import join_windows, pad_to_multiple, shifted_window_mask, shortfall, split_windows
 
 __all__ = [
     "additive_attention",
@@ -19,6 +19,7 @@ __all__ = [
     "pad_image",
     "pad_to_multiple",
     "shifted_window_mask",
+    "shortfall",
     "softmax_attention",
     "split_heads",
     "split_windows",

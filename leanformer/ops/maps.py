@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from leanformer.ops.regions import shortfall
+
 
 def to_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (B, H W, C) in row-major order as an image (B, C, H, W)."""
@@ -19,5 +21,5 @@ def to_tokens(x: Tensor) -> Tensor:
 
 def pad_image(image: Tensor, multiple: int) -> Tensor:
     """(B, C, H, W) with zeros at the bottom and right until both sides are multiples of `multiple`."""
-    below, right = -image.shape[2] % multiple, -image.shape[3] % multiple
+    below, right = (shortfall(side, multiple) for side in image.shape[2:])
     return F.pad(image, (0, right, 0, below)) if below or right else image

@@ -7,12 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def shortfall(side: int, size: int) -> int:
+    """What `side` lacks to the next multiple of `size`. (Compilers that trace sizes fail on remainders of negative
+    numbers.)"""
+    return (size - side % size) % size
+
+
 def pad_to_multiple(x: Tensor, size: tuple[int, int], value: Tensor | None = None) -> Tensor:
     """Pad a map (B, H, W, C) at the bottom and right until its sides are multiples of those of `size`.
 
     The new places hold zeros, or the vector `value` of shape (C,).
     """
-    below, right = -x.shape[1] % size[0], -x.shape[2] % size[1]
+    below, right = shortfall(x.shape[1], size[0]), shortfall(x.shape[2], size[1])
     if not below and not right:
         return x
     if value is None:
