@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from leanformer.config import register_config
@@ -68,7 +68,7 @@ def image_transform(augment: Augment, preprocess: Preprocess) -> Callable[[Image
     from timm.data.transforms_factory import create_transform
 
     try:
-        return create_transform(  # type: ignore[return-value]
+        transform = create_transform(
             input_size=(3, *preprocess.image_size),
             is_training=True,
             scale=augment.scale,
@@ -89,6 +89,23 @@ def image_transform(augment: Augment, preprocess: Preprocess) -> Callable[[Image
             f"auto_augment {augment.auto_augment!r} is not a policy of timm; "
             "try rand-m9-mstd0.5-inc1, augmix-m3, 3a or original"
         ) from error
+    for step in getattr(transform, "transforms", ()):
+        _keep_no_bits(step)
+    return transform  # type: ignore[return-value]
+
+
+def _keep_no_bits(step: object) -> None:
+    """Let the policies keep 0 bits of a color, which they ask for at their full strength: Pillow 13 refuses it, and
+    until then it was black."""
+    from timm.data.auto_augment import posterize
+
+    for operation in (*getattr(step, "ops", ()), *(one for pair in getattr(step, "policy", ()) for one in pair)):
+        if operation.aug_fn is posterize:
+            operation.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    return ImageOps.posterize(image, min(bits, 8)) if bits >= 1 else Image.new(image.mode, image.size)
 
 
 def augment_image(

@@ -61,11 +61,11 @@ def divide(names: Sequence[str], labels: np.ndarray, split: Split, val_share: fl
     two images or more has at least one on each side. A share of 0 leaves all to train on."""
     fractions = np.array([_fraction(name) for name in names])
     side = np.zeros(len(names), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    ranked = np.lexsort((fractions, labels))
+    for members in np.split(ranked, np.flatnonzero(np.diff(labels[ranked])) + 1):
         num_val = int((fractions[members] < val_share).sum())
         num_val = min(max(num_val, 1), len(members) - 1) if val_share else 0
-        side[members[np.argsort(fractions[members], kind="stable")[:num_val]]] = True
+        side[members[:num_val]] = True
     return np.flatnonzero(side if split == "val" else ~side)
 
 

@@ -21,8 +21,7 @@ HUGGING_FACE = "hf:"
 
 def is_saved(folder: Path) -> bool:
     """Whether a folder was written by `save_to_disk`, or holds parquet files."""
-    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
-    return saved or bool(_parquet(folder))
+    return _is_table(folder) or bool(_parquet(folder))
 
 
 def open_hugging_face(source: str | Path, split: Split, options: DataOptions) -> LabeledImages:
@@ -83,7 +82,7 @@ def _load(datasets: Any, source: str | Path) -> dict[str, Any]:
             return dict(found)
         source = Path(name).expanduser()
     path = source
-    if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
+    if path.is_dir() and _is_table(path):
         found = datasets.load_from_disk(str(path))
         return dict(found) if isinstance(found, dict) else {"train": found}
     files = [path] if path.is_file() else _parquet(path)
@@ -93,6 +92,12 @@ def _load(datasets: Any, source: str | Path) -> dict[str, Any]:
         side = "val" if word in VAL_NAMES else "train"
         sides.setdefault(side, []).append(str(file))
     return dict(datasets.load_dataset("parquet", data_files=sides))
+
+
+def _is_table(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    saved = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return saved or (folder / "dataset_dict.json").is_file()
 
 
 def _name_and_config(name: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -38,8 +39,8 @@ def readable(keys: tuple[str, ...], root: Path) -> tuple[str, ...]:
     file = next((root / name for name in NAME_FILES if (root / name).is_file()), None)
     words = _words(file) if file is not None else _timm_words()
     names = [words.get(key, key) for key in keys]
-    counts = {name: names.count(name) for name in set(names)} if len(set(names)) < len(names) else {}
-    return tuple(f"{name} ({key})" if counts.get(name, 1) > 1 else name for key, name in zip(keys, names, strict=True))
+    counts = Counter(names)
+    return tuple(f"{name} ({key})" if counts[name] > 1 else name for key, name in zip(keys, names, strict=True))
 
 
 def flat_labels(root: Path, at: str, names: list[str], keys: tuple[str, ...]) -> np.ndarray:

@@ -62,7 +62,7 @@ def check_readable(data: LabeledImages) -> None:
 def _open(source: str | Path, split: Split, options: DataOptions) -> LabeledImages:
     if isinstance(source, str) and source.startswith(HUGGING_FACE):
         return open_hugging_face(source, split, options)
-    if isinstance(source, str) and "{" in source:
+    if isinstance(source, str) and "{" in source and not Path(source).exists():
         return _open_files(*_expand(source), split, options, source)
     path = Path(source).expanduser()
     if not path.exists() and isinstance(source, str) and path.name == source:
@@ -92,7 +92,10 @@ def _open_folder(path: Path, split: Split, options: DataOptions) -> LabeledImage
         return open_hugging_face(path, split, options)
     if (path / "train_map.txt").is_file() and (path / "train.zip").is_file():
         return packed.open_mapped(path, split, options)
-    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    try:
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{path} cannot be listed: {error.strerror}") from error
     if not (path / "train").is_dir():
         for endings in ((".tar",), (".zip",), SUFFIXES):
             train, val = _by_split([file for file in files if file.suffix.lower() in endings])

@@ -163,3 +163,10 @@ def test_erasing_fills_several_rectangles():
     assert max(colors(index, erase_mode="rand", erase_count=8) for index in range(6)) > 4
     assert colors(0, erase_mode="pixel") > 50
     assert colors(0, erase_mode="const") == 1
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-n9-inc1", "rand-m10-n9", "augmix-m10", "v0", "v0r", "3a"])
+def test_policies_at_their_full_strength_vary_every_image(policy):
+    transform = image_transform(Augment(auto_augment=policy), PREPROCESS)
+    for index in range(150):
+        assert augment_image(transform, PHOTO, 0, 0, index).isfinite().all()
