@@ -129,6 +129,8 @@ def predict(
 
     if isinstance(model, (str, Path)):
         model = load(model)
+    if isinstance(model, ImageClassifier):
+        model.check_classifies()
     picture = open_image(image) if isinstance(image, (str, Path)) else image
     batch = prepare(picture, model.preprocess).unsqueeze(0)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -61,9 +61,12 @@ def evaluate_images(
 ) -> Metrics:
     """The model's figures on images, among the classes that they have."""
     from leanformer.data import EvalBatches
+    from leanformer.models import ImageClassifier
     from leanformer.tasks import Classification
     from leanformer.tasks.matching import AmongClasses, InWholeBatches, find_columns
 
+    if isinstance(model, ImageClassifier):
+        model.check_classifies()
     config = getattr(model, "config", None)
     num_outputs = None if config is None else config.num_classes
     columns = find_columns(model.classes, num_outputs, images, title)

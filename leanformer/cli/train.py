@@ -40,7 +40,7 @@ class Train:
     image_size: Annotated[int | None, optional("PIXELS", "the recipe's")] = None
     """Side of the images in pixels."""
     weights: Annotated[Path | None, optional("PATH", "none")] = None
-    """A run directory or published file to start from."""
+    """A run directory, a published file or the name of published weights to start from."""
     ema: Annotated[float | None, optional("DECAY", "the recipe's")] = None
     """Decay of an averaged copy of the weights, which is then the result."""
     precision: Annotated[Literal["fp32", "bf16", "fp16"] | None, optional("{fp32,bf16,fp16}", "the recipe's")] = None

@@ -56,6 +56,18 @@ class ImageClassifier(nn.Module):
         """Names of parameters that weight decay must leave alone, besides biases and everything of one axis."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
+    def check_classifies(self) -> None:
+        """Refuse to tell classes apart without a classifier.
+
+        Raises:
+            ConfigError: if the model has none, so that its outputs are features.
+        """
+        if not self.config.num_classes:
+            raise ConfigError(
+                f"{self.name or 'the model'} has no classifier: its outputs are features; train one "
+                "(`leanformer train`), or load the model with num_classes=..."
+            )
+
     def set_classes(self, classes: tuple[str, ...]) -> None:
         """Name the classes, one for each output."""
         if len(classes) != self.config.num_classes:

@@ -47,13 +47,17 @@ def describe_recipe(name: str) -> str:
 def find_recipe(name: str, out: Path) -> TrainConfig:
     """The run that a recipe's or a model's name stands for; a model gets the default recipe.
 
+    A name with a tag (`deit_tiny.in1k`) and one of timm's start from the weights that they name, any other from random
+    ones.
+
     Raises:
         ConfigError: if there is neither, naming the nearest of both.
     """
     if name in _RECIPES:
         return _RECIPES[name](out)
-    if name.partition(".")[0] in list_models() or kind_of(name) == "timm":
-        return default_recipe(ModelSpec(name=name), out)
+    timm = kind_of(name) == "timm"
+    if timm or name.partition(".")[0] in list_models():
+        return default_recipe(ModelSpec(name=name, weights=name if timm or "." in name else None), out)
     choices = [*_RECIPES, *list_models()]
     hint = suggestion(name, choices) or "; `leanformer list` shows models and recipes"
     raise ConfigError(f"unknown model or recipe {name!r}{hint}")

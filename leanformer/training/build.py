@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -21,6 +22,8 @@ from leanformer.training.config import Execution, ModelSpec
 from leanformer.training.groups import matching
 from leanformer.zoo import resolve
 from leanformer.zoo.transfer import CLASSIFIERS
+
+log = logging.getLogger(__name__)
 
 
 def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preprocess | None = None) -> ImageClassifier:
@@ -46,7 +49,10 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
     if spec.weights is not None:
         source = _source(spec, model.config)
         _check_norms(spec, source, model)
-        load_strict(model, fit_positions(_wanted(source, model), model, source), source=spec.weights)
+        wanted = _wanted(source, model)
+        fitted = fit_positions(wanted, model, source)
+        load_strict(model, fitted, source=spec.weights)
+        log.info("%s", _started_from(spec.weights, source, model, sum(fitted[k] is not v for k, v in wanted.items())))
         preprocess = preprocess or source.preprocess
     if preprocess is not None:
         model.preprocess = replace(preprocess, image_size=model.config.image_grid)
@@ -84,14 +90,26 @@ def _source(spec: ModelSpec, config: BackboneConfig) -> ImageClassifier:
     assert spec.weights is not None
     if Path(spec.weights).is_dir() and resolve.kind_of(spec.weights) == "folder":
         return runs.load(spec.weights)
-    return resolve.load_pretrained(resolve.find_pretrained(spec.name, spec.weights), config, resize=True)
+    found = resolve.find_pretrained(spec.name, spec.weights)
+    return resolve.load_pretrained(found, replace(config, num_classes=0), resize=True)  # the file has its own classes
+
+
+def _started_from(weights: str, source: ImageClassifier, model: ImageClassifier, num_resized: int) -> str:
+    had, has = source.config.num_classes, model.config.num_classes
+    classes = f"a new classifier of {has} classes" + (f" in place of {had}" if had else "")
+    kept = "its classifier is kept" if _same_classes(source, model) else classes
+    resized = f"; {num_resized} position tables resized" if num_resized else ""
+    return f"started from {weights}: {kept}{resized}"
+
+
+def _same_classes(source: ImageClassifier, model: ImageClassifier) -> bool:
+    return source.config.num_classes == model.config.num_classes and source.classes in (None, model.classes)
 
 
 def _wanted(source: ImageClassifier, model: ImageClassifier) -> dict[str, Tensor]:
     """The source's tensors; where it tells other classes apart, the model's own classifier instead."""
     tensors = dict(source.state_dict())
-    same = source.config.num_classes == model.config.num_classes and source.classes in (None, model.classes)
-    if not same:
+    if not _same_classes(source, model):
         tensors = {name: value for name, value in tensors.items() if not name.startswith(CLASSIFIERS)}
         tensors |= {name: value for name, value in model.state_dict().items() if name.startswith(CLASSIFIERS)}
     return tensors

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
+FEW_STEPS = 5
+"""Steps in an epoch below which a smaller batch is advised."""
 BLENDING = (
     "norms are still blended (norm_progress %.2f): validation uses RepBN alone, whatever the progress, so its figures "
     "are poor until the blend is over"
@@ -36,6 +38,8 @@ class Progress(Callback):
     def on_start(self, run: Run) -> None:
         """Say what begins, and open the bar if there is a terminal to show it on."""
         log.info("%s", _beginning(run))
+        if run.steps_per_epoch < FEW_STEPS and run.config.batch_size > 1:
+            log.warning("%s", _few_steps(run))
         self._started = self._last_line = time.perf_counter()
         self._first_step = run.step
         if sys.stderr.isatty():
@@ -86,6 +90,17 @@ def _beginning(run: Run) -> str:
         f"{len(run.train_images.classes)} classes, {_count(run.total_steps, 'step')} of "
         f"{_count(config.batch_size, 'image')} in {_count(config.epochs, 'epoch')}{begun}, "
         f"{_count(len(run.val), 'batch', 'batches')} to validate"
+    )
+
+
+def _few_steps(run: Run) -> str:
+    size, images = run.config.batch_size, len(run.train_images)
+    left = images - run.steps_per_epoch * size
+    fewer = max(images // FEW_STEPS, 1)
+    return (
+        f"{_count(images, 'training image')} make {_count(run.steps_per_epoch, 'step')} of {size} in an epoch"
+        f"{f', {left} are left out of each' if left > 0 else ''}; a batch size of {min(fewer, size - 1)} would make "
+        "more and smaller steps"
     )
 
 

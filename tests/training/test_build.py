@@ -98,3 +98,20 @@ def test_weights_with_other_norms_are_refused_by_what_differs(nano, tmp_path):
     runs.save(bare, tmp_path)
     with pytest.raises(ConfigError, match=r"holds other norms than the model \(block: .*rep_bn.* -> .*layer_norm"):
         build_model(ModelSpec(name="deit_nano", weights=str(tmp_path)), CLASSES)
+
+
+def test_a_file_without_a_classifier_gets_one_for_the_data(tmp_path, caplog):
+    bare = ImageClassifier(replace(find("deit_nano"), num_classes=0))
+    path = tmp_path / "bare.safetensors"
+    files.write_safetensors(path, layout_of(bare.config).map_for(bare.config).to_published(bare.state_dict()))
+    with caplog.at_level("INFO"):
+        model = build_model(ModelSpec(name="deit_nano", weights=str(path)), CLASSES)
+    assert model.head.linear.out_features == 3
+    assert torch.equal(model.backbone.position.table, bare.backbone.position.table)
+    assert "bare.safetensors: a new classifier of 3 classes" in caplog.text
+
+
+def test_what_was_changed_about_the_weights_is_said(nano, published_file, caplog):
+    with caplog.at_level("INFO"):
+        build_model(ModelSpec(name="deit_nano", weights=str(published_file)), CLASSES)
+    assert "published.safetensors: a new classifier of 3 classes in place of 11" in caplog.text

@@ -27,3 +27,8 @@ def test_poor_validation_while_norms_are_blended_is_explained_once(nano_config, 
 
 def test_a_run_without_a_blend_needs_no_explanation(plain_config, nano_data, caplog):
     assert not any("RepBN" in line for line in lines_of(caplog, plain_config, nano_data))
+
+
+def test_a_run_of_few_steps_is_told_of_smaller_batches(plain_config, nano_data, caplog):
+    lines = lines_of(caplog, replace(plain_config, epochs=1, batch_size=40), nano_data)
+    assert "96 training images make 2 steps of 40 in an epoch, 16 are left out of each; a batch size of 19" in lines[1]
