@@ -16,6 +16,7 @@ from typing import Annotated, Any, TextIO, Union
 
 import tyro
 
+import leanformer
 from leanformer.cli.bench import Bench
 from leanformer.cli.compress import Compress
 from leanformer.cli.convert import Convert
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _settle_streams()
     try:
+        if [*given] == ["--version"]:
+            print(f"leanformer {leanformer.__version__}")
+            return 0
         return _run(arguments)
     except LeanformerError as error:
         print(f"leanformer: {error}", file=sys.stderr)
@@ -108,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     return tyro.cli(
         Union[subcommands],  # type: ignore[arg-type, valid-type]  # noqa: UP007
         prog="leanformer",
-        description="Make transformers lean, and prove it.",
+        description="Make transformers lean, and prove it. --version alone prints the version.",
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff,),
     )

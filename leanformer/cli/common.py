@@ -79,12 +79,12 @@ def evaluate_images(
     return Classification().evaluate(measured, EvalBatches(images, model.preprocess, batch_size, workers))
 
 
-def check_free(out: Path) -> None:
-    """Refuse a directory that holds a model or a run."""
+def check_free(out: Path, argument: str = "--out") -> None:
+    """Refuse a directory, given as `argument`, that holds a model or a run."""
     from leanformer.errors import ConfigError
 
     if any((out / name).exists() for name in ("model.json", "config.json")):
-        raise ConfigError(f"{out} already holds a run; choose another --out")
+        raise ConfigError(f"{out} already holds a run; choose another {argument}")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a directory for the model")
 

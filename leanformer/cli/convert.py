@@ -13,6 +13,9 @@ from leanformer.cli.common import check_free, optional, quoted
 if TYPE_CHECKING:
     from leanformer.models import ImageClassifier
 
+OTHER_FILES = (".pt", ".bin", ".ckpt", ".tar", ".zip", ".pkl", ".h5", ".npz", ".onnx", ".json")
+"""Endings of files that are not written here. Others may be a directory's, such as `deit_tiny.in1k`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
@@ -42,12 +45,14 @@ class Convert:
         from leanformer.errors import ConfigError
         from leanformer.zoo.convert import to_layout
 
-        directory = self.out.suffix not in (".safetensors", ".pth", ".pt", ".bin")
+        directory = self.out.suffix not in (".safetensors", ".pth")
+        if directory and self.out.suffix.lower() in OTHER_FILES:
+            raise ConfigError(f"{self.out}: files of weights end in .safetensors or .pth, directories in neither")
         to = self.to or ("ours" if directory else "published")
         if directory and to != "ours":
             raise ConfigError(f"names of {to} go into a file, and {self.out} is none; add .safetensors or .pth")
         if directory:
-            check_free(self.out)
+            check_free(self.out, "OUT")
         model = self._open()
         if directory:
             api.save(model, self.out)

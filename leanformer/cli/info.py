@@ -58,7 +58,8 @@ class Info:
             )  # fmt: skip
             return 0
         images = f"{size[0]} x {size[1]} images"
-        print(f"{model.name or self.model}: {model.config.kind}, {images}, {model.config.num_classes} classes")
+        classes = f"{model.config.num_classes} classes" if model.config.num_classes else "no classifier"
+        print(f"{model.name or self.model}: {model.config.kind}, {images}, {classes}")
         _print(facts)
         for edit in model.edits:
             print(f"edit: {edit.kind}")
@@ -98,7 +99,7 @@ def _print(facts: dict[str, Any]) -> None:
     print(f"{facts['parameters']:,} parameters, {facts['macs'] / 1e6:,.1f} M MACs:")
     for part, macs in facts["macs by part"].items():
         if macs:
-            print(f"  {part}: {macs / 1e6:,.1f} M, {macs / facts['macs']:.1%}")
+            print(f"  {part}: {_amount(macs)}, {macs / facts['macs']:.1%}")
     for stage in facts["stages"]:
         print(f"stages.{stage['stage']}: {stage['channels']} channels, stride {stage['stride']}")
         for block in stage["blocks"]:
@@ -108,6 +109,11 @@ def _print(facts: dict[str, Any]) -> None:
         figures = ", ".join(f"{name} {value}" for name, value in published["figures"].items()) or "no figures"
         license = published["license of weights"] or "none published"
         print(f"published: {figures}; {published['page']}; license of the weights: {license}")
+
+
+def _amount(macs: int) -> str:
+    """In millions, or thousands where that would be none."""
+    return f"{macs / 1e6:,.1f} M" if macs >= 50_000 else f"{macs / 1e3:,.1f} k"
 
 
 def _stages(model: ImageClassifier) -> list[dict[str, Any]]:
@@ -149,8 +155,16 @@ def _region(attn: Any) -> str:
         return f"windows of {attn.region.size}{shift}"
     stripes: Any = getattr(attn.body, "stripes", ())
     if not len(stripes):
-        return "whole map"
+        return f"whole map{_keys(attn.body)}"
     return f"stripes of {stripes[0].split_size} " + " and ".join(stripe.direction for stripe in stripes)
+
+
+def _keys(body: Any) -> str:
+    """Where keys and values come from, if not from the map itself."""
+    if getattr(body, "reduce", None) is None:
+        return ""
+    pool, stride = body.reduction.pool, body.reduction.stride
+    return f", keys pooled to {pool} x {pool}" if pool else f", keys reduced by {stride}"
 
 
 def _name(part: Any) -> str:

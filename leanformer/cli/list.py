@@ -11,6 +11,8 @@ from leanformer.cli.common import optional, print_json
 
 Rows = list[dict[str, Any]]
 
+_FILTERS = ("system", "backbone", "min_params", "max_params", "min_accuracy")
+
 
 @dataclass(frozen=True, kw_only=True)
 class List:
@@ -35,6 +37,7 @@ class List:
 
     def run(self) -> int:
         """Print a line for each."""
+        self._check()
         rows = _recipes() if self.recipes else self._models()
         if self.json:
             print_json(rows)
@@ -47,13 +50,28 @@ class List:
             print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         return 0
 
+    def _check(self) -> None:
+        """Refuse filters that make no sense."""
+        from leanformer.errors import ConfigError
+
+        if self.min_accuracy is not None and self.min_accuracy < 1:
+            raise ConfigError(f"--min-accuracy is in per cent, such as 81.5, got {self.min_accuracy:g}")
+        given = [name for name in _FILTERS if getattr(self, name) is not None]
+        if self.recipes and (given or self.pattern != "*"):
+            flags = [f"--{name.replace('_', '-')}" for name in given] or [repr(self.pattern)]
+            raise ConfigError(f"--recipes takes no filters of models; leave out {', '.join(flags)}")
+
     def _models(self) -> Rows:
         from leanformer.api import list_models
         from leanformer.errors import ConfigError, suggestion
 
         rows = [_row(name) for name in list_models(self.pattern)]
         if not rows:
-            raise ConfigError(f"no model's name matches {self.pattern!r}; `leanformer list` shows them all")
+            wide = f"*{self.pattern}*"
+            hint = "`leanformer list` shows them all"
+            if not set("*?[") & set(self.pattern) and list_models(wide):
+                hint = f"patterns take `*`: try '{wide}'"
+            raise ConfigError(f"no model's name matches {self.pattern!r}; {hint}")
         kinds = {row["backbone"] for row in rows}
         if self.backbone is not None and self.backbone not in kinds:
             hint = suggestion(self.backbone, kinds)

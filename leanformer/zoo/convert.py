@@ -29,9 +29,10 @@ def to_layout(model: ImageClassifier, name: str) -> dict[str, Tensor]:
         _check_reads_back(model, tensors, name)
     except (CheckpointError, ConfigError) as error:
         edits = ", ".join(edit.kind for edit in model.edits)
-        why = f"it was edited ({edits})" if edits else "it has parts that files of this layout do not have"
+        why = f"it was edited ({edits})" if edits else "files of this layout have no names for all of its parts"
         raise CheckpointError(
-            f"{model.name or 'the model'} has no {name} form: {why}; keep it as a run directory\n{error}"
+            f"{model.name or 'the model'} has no {name} form: {why}; keep it as a run directory, or take our names "
+            "(--to ours)"
         ) from error
     return tensors
 

@@ -90,6 +90,7 @@ def test_what_a_file_has_besides_is_counted_by_name(run, tmp_path):
         (["{file}", "{out}"], "whose weights does"),
         (["{file}", "{out}", "--model", "deit_nano", "--to", "timm"], "names of timm go into a file"),
         (["{file}", "{out}.pth", "--model", "deit_nan"], "did you mean deit_nano"),
+        (["{file}", "{out}.pt", "--model", "deit_nano"], "files of weights end in .safetensors or .pth"),
         (["nothing.pth", "{out}", "--model", "deit_nano"], "no file nothing.pth"),
         (["{file}", "{out}", "--model", "swin_tiny"], "not a checkpoint of swin_tiny"),
         (["{file}", "{out}", "--model", "deit_nano", "--class-map", "none.txt"], "the class map cannot be read"),
@@ -112,3 +113,19 @@ def test_an_edited_model_has_no_published_form(refused, run, tmp_path):
     leanformer.save(model, tmp_path / "folded")
     message = refused("convert", tmp_path / "folded", tmp_path / "folded.pth")
     assert "has no published form: it was edited (fold_norms); keep it as a run directory" in message
+    assert message.count("\n") == 1
+
+
+def test_a_combination_that_nobody_published_has_no_published_form(refused, tmp_path):
+    from leanformer.layers.attention import Additive
+
+    leanformer.save(leanformer.build("deit_nano", attention=Additive()), tmp_path / "mine")
+    message = refused("convert", tmp_path / "mine", tmp_path / "mine.pth")
+    assert "has no published form: files of this layout have no names for all of its parts; keep it" in message
+    assert message.count("\n") == 1
+
+
+def test_a_target_that_holds_a_run_is_refused_by_its_own_name(refused, published, tmp_path):
+    leanformer.save(leanformer.build("deit_nano"), tmp_path / "model")
+    message = refused("convert", published, tmp_path / "model", "--model", "deit_nano")
+    assert "already holds a run; choose another OUT" in message

@@ -67,6 +67,10 @@ def test_list_knows_the_systems_by_where_their_models_are_registered(run):
 
 def test_list_refuses_filters_that_nothing_passes(refused):
     assert "no model here has the backbone 'swim'; there are cswin, " in refused("list", "--backbone", "swim")
+    assert "matches 'swin'; patterns take `*`: try '*swin*'" in refused("list", "swin")
+    assert "--min-accuracy is in per cent, such as 81.5, got 0.8" in refused("list", "--min-accuracy", 0.8)
+    message = refused("list", "--recipes", "--system", "slab", "--max-params", 3)
+    assert "--recipes takes no filters of models; leave out --system, --max-params" in message
     assert "fits all filters" in refused("list", "swin_*", "--min-params", 1000)
 
 
@@ -131,6 +135,26 @@ def test_info_of_a_run_names_its_classes_and_edits(run, folded):
     assert "norm folded" in printed
     assert "edit: fold_norms" in printed
     assert json.loads(run("info", folded.out, "--json").out)["edits"][0]["kind"] == "fold_norms"
+
+
+def test_the_version_is_one_word_away(run):
+    assert run("--version").out == f"leanformer {leanformer.__version__}\n"
+
+
+def test_info_says_where_keys_come_from_and_that_there_is_no_classifier(run):
+    printed = run("info", "pvt_tiny").out
+    assert "  blocks.0-1: Softmax, whole map, keys reduced by 8, norm LayerNorm" in printed
+    assert "  blocks.0-1: Softmax, whole map, norm LayerNorm" in printed  # the last stage reduces by 1: nothing
+    assert "whole map, keys pooled to 7 x 7, norm" in run("info", "pvt_v2_b2_linear").out
+    printed = run("info", "vit_small_dinov2").out
+    assert "518 x 518 images, no classifier\n" in printed
+    assert " 0.0 M" not in printed and "0 classes" not in printed
+
+
+def test_info_gives_small_parts_in_a_unit_in_which_they_are_not_zero(run):
+    printed = run("info", "deit_nano").out
+    assert "  head: 0.6 k, " in printed
+    assert " 0.0 M" not in printed
 
 
 def test_doctor_shows_versions_threads_and_what_works(run):
