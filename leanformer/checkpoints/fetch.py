@@ -60,17 +60,24 @@ class Remote:
     """Its name on that page, where it is known."""
     sha256: str | None = None
     """Its SHA-256 in hexadecimal, or how it begins; None if nobody published it."""
+    weights: str | None = None
+    """The name of the weights that it holds, for messages where its own name is not known."""
 
     @property
     def place(self) -> Path:
         """Where the file is looked for, and put."""
         return cache_folder() / self.path
 
+    @property
+    def title(self) -> str:
+        """What messages call it: never by a name that its authors did not give it."""
+        return self.file or (f"the file of the weights {self.weights}" if self.weights else "the file")
+
     def by_hand(self) -> str:
         """What a person does to get it."""
-        what = self.file or "the file"
+        where = f"{self.url} (its page is {self.page})" if self.url else self.page
         return (
-            f"download {what} from {self.page} and put it at {self.place}, where the next call finds it, "
+            f"download {self.title} from {where} and put it at {self.place}, where the next call finds it, "
             "or give the file (weights= or --weights)"
         )
 
@@ -137,9 +144,9 @@ class HttpsRedirects(urllib.request.HTTPRedirectHandler):
 
 def _download(remote: Remote, path: Path, opener: Callable[[str], Answer]) -> None:
     if remote.url is None:
-        raise CheckpointError(f"{remote.file or path.name} has no direct link: {remote.by_hand()}")
+        raise CheckpointError(f"{remote.title} has no direct link: {remote.by_hand()}")
     if offline():
-        raise CheckpointError(f"{path.name} is not in the cache, and the network is switched off: {remote.by_hand()}")
+        raise CheckpointError(f"{remote.title} is not in the cache, and the network is switched off: {remote.by_hand()}")
     assert remote.url.startswith("https://"), remote.url
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
@@ -153,9 +160,7 @@ def _download(remote: Remote, path: Path, opener: Callable[[str], Answer]) -> No
         os.replace(temporary, path)
     except (OSError, http.client.HTTPException) as error:  # urllib's errors and timeouts are OSErrors
         reason = getattr(error, "reason", None) or error
-        raise CheckpointError(
-            f"{path.name} could not be fetched from {remote.url} ({reason}); {remote.by_hand()}"
-        ) from error
+        raise CheckpointError(f"{remote.title} could not be fetched ({reason}): {remote.by_hand()}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -39,7 +39,7 @@ class Weights:
     def remote(self, name: str) -> Remote:
         """The file of the weights `name`, `<model>.<tag>`, and where the cache keeps it."""
         path = f"weights/{name}/{self.file or f'{name}.pth'}"
-        return Remote(path=path, page=self.page, url=self.url, file=self.file, sha256=self.sha256)
+        return Remote(path=path, page=self.page, url=self.url, file=self.file, sha256=self.sha256, weights=name)
 
 
 @dataclass(frozen=True, kw_only=True)

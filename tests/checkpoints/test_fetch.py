@@ -90,7 +90,7 @@ def test_a_file_that_a_person_put_into_the_cache_is_found_and_checked():
         there.place.write_bytes(CONTENT)
         assert fetch(there) == there.place
     there.place.write_bytes(b"<html>")
-    with pytest.raises(CheckpointError, match=r"not the published file: .*download a\.pth from https://a\.org/page"):
+    with pytest.raises(CheckpointError, match=r"not the published file: .*download a\.pth from https://a\.org/page and put"):
         fetch(there)
 
 
@@ -104,9 +104,20 @@ def test_a_file_that_a_person_put_into_the_cache_is_found_and_checked():
 def test_what_fails_says_what_to_do_by_hand_and_leaves_nothing(opener, reason):
     with pytest.raises(CheckpointError) as error:
         fetch(remote(), opener)
-    assert f"a.pth could not be fetched from https://a.org/a.pth ({reason})" in str(error.value)
-    assert f"download a.pth from https://a.org/page and put it at {remote().place}" in str(error.value)
+    by_hand = f"download a.pth from https://a.org/a.pth (its page is https://a.org/page) and put it at {remote().place}"
+    assert f"a.pth could not be fetched ({reason}): {by_hand}" in str(error.value)
+    assert error.value.__suppress_context__  # one message, not a chain of tracebacks
     assert not [path for path in cache_folder().rglob("*") if path.is_file()]
+
+
+def test_a_file_whose_name_is_not_known_is_called_by_its_weights():
+    there = remote(path="weights/a.in1k/a.in1k.pth", url=None, file=None, weights="a.in1k")
+    with pytest.raises(CheckpointError) as error:
+        fetch(there)
+    title = "the file of the weights a.in1k"
+    assert str(error.value).startswith(
+        f"{title} has no direct link: download {title} from https://a.org/page and put it at {there.place}, "
+    )
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
@@ -119,7 +130,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("switch", ["LEANFORMER_OFFLINE", "HF_HUB_OFFLINE"])
 def test_the_network_can_be_switched_off(monkeypatch, switch):
     monkeypatch.setenv(switch, "1")
-    with pytest.raises(CheckpointError, match="the network is switched off: download a.pth from"):
+    with pytest.raises(CheckpointError, match="the network is switched off: download a.pth from https://a.org/a.pth"):
         fetch(remote(), server())
 
 
