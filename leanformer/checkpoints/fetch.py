@@ -146,7 +146,9 @@ def _download(remote: Remote, path: Path, opener: Callable[[str], Answer]) -> No
     if remote.url is None:
         raise CheckpointError(f"{remote.title} has no direct link: {remote.by_hand()}")
     if offline():
-        raise CheckpointError(f"{remote.title} is not in the cache, and the network is switched off: {remote.by_hand()}")
+        raise CheckpointError(
+            f"{remote.title} is not in the cache, and the network is switched off: {remote.by_hand()}"
+        )
     assert remote.url.startswith("https://"), remote.url
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:

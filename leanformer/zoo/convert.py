@@ -31,8 +31,7 @@ def to_layout(model: ImageClassifier, name: str) -> dict[str, Tensor]:
         edits = ", ".join(edit.kind for edit in model.edits)
         why = f"it was edited ({edits})" if edits else "files of this layout have no names for all of its parts"
         raise CheckpointError(
-            f"{model.name or 'the model'} has no {name} form: {why}; keep it as a run directory, or take our names "
-            "(--to ours)"
+            f"{model.name or 'the model'} has no {name} form: {why}; keep it as a run directory"
         ) from error
     return tensors
 

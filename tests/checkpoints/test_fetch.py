@@ -90,7 +90,9 @@ def test_a_file_that_a_person_put_into_the_cache_is_found_and_checked():
         there.place.write_bytes(CONTENT)
         assert fetch(there) == there.place
     there.place.write_bytes(b"<html>")
-    with pytest.raises(CheckpointError, match=r"not the published file: .*download a\.pth from https://a\.org/page and put"):
+    with pytest.raises(
+        CheckpointError, match=r"not the published file: .*download a\.pth from https://a\.org/page and put"
+    ):
         fetch(there)
 
 

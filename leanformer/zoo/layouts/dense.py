@@ -13,7 +13,7 @@ from leanformer.layers.norm import BatchNorm, LayerNorm, NormConfig
 from leanformer.layers.site import Grid
 from leanformer.models import BackboneConfig
 from leanformer.models.swin import Swin
-from leanformer.zoo.weights import Shapes, layout_of
+from leanformer.zoo.weights import OURS, Shapes, layout_of
 
 _LAYER_NORM = LayerNorm()
 
@@ -45,7 +45,7 @@ def dense_layout(config: BackboneConfig) -> DenseLayout:
 
 def head_keys(config: BackboneConfig, shapes: Shapes) -> list[str]:
     """The keys of a file that belong to a classifier's head, its final norm included."""
-    patterns = [Pattern(drop.published) for drop in _head_drops(config)]
+    patterns = [Pattern(drop.published) for drop in _head_drops(config, shapes)]
     return [key for key in shapes if any(pattern.match(key) is not None for pattern in patterns)]
 
 
@@ -53,7 +53,10 @@ def dense_map(config: BackboneConfig, shapes: Shapes) -> KeyMap:
     """The key map of a pyramid of `config` and a file with these keys: a dense-task backbone, or a classifier, whose
     head is dropped."""
     layout = dense_layout(config)
-    rules: list[Rule] = [*_head_drops(config)]
+    rules: list[Rule] = [*_head_drops(config, shapes)]
+    if OURS.recognizes(shapes):
+        rules += [Rename(f"{part}.{{rest}}", f"{part}.{{rest}}") for part in ("backbone", "norms")]
+        return KeyMap(*rules, name=f"our_{config.kind}_dense")
     if layout.level_norm is not None:
         rules += [Rename(f"{name}.{{rest}}", f"norms.{i}.{{rest}}") for i, name in enumerate(layout.level_names)]
     if isinstance(config, Swin) and len(shapes.get("absolute_pos_embed", ())) == 4:
@@ -61,27 +64,29 @@ def dense_map(config: BackboneConfig, shapes: Shapes) -> KeyMap:
         grid = height // config.patch_size, width // config.patch_size
         rules.append(_MapTable("absolute_pos_embed", "backbone.position.table", grid))
     warm = any(key.endswith(".warm") for key in shapes)
-    for rule in _backbone_rules(config):
+    for rule in _backbone_rules(config, shapes):
         if isinstance(rule, ScheduleCounters) and not warm:
             rule = _Counters(rule.published, rule.ours)
         rules.append(rule)
     return KeyMap(*rules, name=f"{config.kind}_dense")
 
 
-def _published_rules(config: BackboneConfig) -> tuple[Rule, ...]:
-    return layout_of(config).map_for(config).rules
+def _rules(config: BackboneConfig, shapes: Shapes) -> tuple[Rule, ...]:
+    return layout_of(config, shapes).map_for(config).rules
 
 
 def _in_head(rule: Rule) -> bool:
     return any(name.startswith("head.") for name in rule.patterns()[1])
 
 
-def _backbone_rules(config: BackboneConfig) -> list[Rule]:
-    return [rule for rule in _published_rules(config) if not _in_head(rule)]
+def _backbone_rules(config: BackboneConfig, shapes: Shapes) -> list[Rule]:
+    return [rule for rule in _rules(config, shapes) if not _in_head(rule)]
 
 
-def _head_drops(config: BackboneConfig) -> list[Drop]:
-    return [Drop(name) for rule in _published_rules(config) if _in_head(rule) for name in rule.patterns()[0]]
+def _head_drops(config: BackboneConfig, shapes: Shapes) -> list[Drop]:
+    if OURS.recognizes(shapes):
+        return [Drop("head.{rest}")]
+    return [Drop(name) for rule in _rules(config, shapes) if _in_head(rule) for name in rule.patterns()[0]]
 
 
 class _Counters(ScheduleCounters):
