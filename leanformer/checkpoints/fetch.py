@@ -77,7 +77,7 @@ class Remote:
         """What a person does to get it."""
         where = f"{self.url} (its page is {self.page})" if self.url else self.page
         return (
-            f"download {self.title} from {where} and put it at {self.place}, where the next call finds it, "
+            f"download {self.file or 'the file'} from {where} and put it at {self.place}, where the next call finds it, "
             "or give the file (weights= or --weights)"
         )
 

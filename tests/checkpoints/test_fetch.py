@@ -116,9 +116,9 @@ def test_a_file_whose_name_is_not_known_is_called_by_its_weights():
     there = remote(path="weights/a.in1k/a.in1k.pth", url=None, file=None, weights="a.in1k")
     with pytest.raises(CheckpointError) as error:
         fetch(there)
-    title = "the file of the weights a.in1k"
     assert str(error.value).startswith(
-        f"{title} has no direct link: download {title} from https://a.org/page and put it at {there.place}, "
+        "the file of the weights a.in1k has no direct link: download the file from https://a.org/page and put it at "
+        f"{there.place}, "
     )
 
 
