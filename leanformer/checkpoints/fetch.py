@@ -75,9 +75,10 @@ class Remote:
 
     def by_hand(self) -> str:
         """What a person does to get it."""
+        what = self.file or "the file"
         where = f"{self.url} (its page is {self.page})" if self.url else self.page
         return (
-            f"download {self.file or 'the file'} from {where} and put it at {self.place}, where the next call finds it, "
+            f"download {what} from {where} and put it at {self.place}, where the next call finds it, "
             "or give the file (weights= or --weights)"
         )
 

@@ -107,7 +107,9 @@ def test_offline_the_file_to_get_is_named(tmp_path):
     with pytest.raises(CheckpointError) as error:
         leanformer.load("timm/swin_tiny_patch4_window7_224")
     full = "swin_tiny_patch4_window7_224.ms_in1k"
-    assert f"download model.safetensors from https://huggingface.co/timm/{full} and put it at" in str(error.value)
+    page = f"https://huggingface.co/timm/{full}"
+    link = f"{page}/resolve/main/model.safetensors (its page is {page})"
+    assert f"download model.safetensors from {link} and put it at" in str(error.value)
     assert str(tmp_path / "cache/timm" / full / "model.safetensors") in str(error.value)
 
 
