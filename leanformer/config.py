@@ -122,12 +122,13 @@ def from_dict(data: Any, expected: type[T], path: str = "config") -> T:
             continue
         if name not in names:
             raise ConfigError(f"{path}: {kind!r} has no field {name!r}{suggestion(name, names)}")
-        values[name] = _checked(_read(item, f"{path}.{name}"), cls, name, path)
+        values[name] = _checked(read_value(item, f"{path}.{name}"), cls, name, path)
     return _construct(cls, values, path)
 
 
 def replace_at(config: T, path: str, value: Any) -> T:
-    """A copy of `config` with the field at the dotted `path` set to `value`, its type checked.
+    """A copy of `config` with the field at the dotted `path` set to `value`, its type checked; an entry of a tuple is
+    a number.
 
     Raises:
         ConfigError: if there is no such field or the value does not fit it.
@@ -138,19 +139,37 @@ def replace_at(config: T, path: str, value: Any) -> T:
         kind = getattr(config, "kind", type(config).__name__)
         raise ConfigError(f"{kind!r} has no field {head!r}{suggestion(head, names)}")
     if rest:
-        inner = getattr(config, head)
-        if not dataclasses.is_dataclass(inner):
-            raise ConfigError(f"{head!r} is {inner!r}, which has no field {rest!r}")
-        value = replace_at(inner, rest, value)
+        value = _replaced_inside(getattr(config, head), head, rest, value)
     value = _checked(value, type(config), head, "config")
     return dataclasses.replace(config, **{head: value})  # type: ignore[type-var]
 
 
-def _read(item: Any, path: str) -> Any:
+def _replaced_inside(inner: Any, name: str, rest: str, value: Any) -> Any:
+    """What the field `name` holds, with the field or entry at the path `rest` in it set."""
+    if dataclasses.is_dataclass(inner):
+        return replace_at(inner, rest, value)
+    if not isinstance(inner, tuple):
+        way_out = f"; set {name!r} itself first" if inner is None else ""
+        raise ConfigError(f"{name!r} is {inner!r}, which has no field {rest!r}{way_out}")
+    entry, _, further = rest.partition(".")
+    if not entry.isdecimal() or int(entry) >= len(inner):
+        raise ConfigError(f"{name!r} has {len(inner)} entries, numbered from 0, but no {entry!r}")
+    place = int(entry)
+    if further:
+        value = _replaced_inside(inner[place], f"{name}.{entry}", further, value)
+    return (*inner[:place], value, *inner[place + 1 :])
+
+
+def read_value(item: Any, path: str = "config") -> Any:
+    """The value whose JSON form is `item`: objects with a `kind` become configs, lists become tuples.
+
+    Raises:
+        ConfigError: as for `from_dict`.
+    """
     if isinstance(item, dict):
         return from_dict(item, object, path) if "kind" in item else item
     if isinstance(item, list):
-        return tuple(_read(entry, f"{path}[{index}]") for index, entry in enumerate(item))
+        return tuple(read_value(entry, f"{path}[{index}]") for index, entry in enumerate(item))
     return item
 
 

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 
 from leanformer.cli.common import optional, quoted
 
+FIELDS = (
+    "data",
+    "epochs",
+    "batch_size",
+    "ema",
+    "precision",
+    "seed",
+    "workers",
+    "checkpoint_every_steps",
+    "device",
+)
+"""Options that are fields of the run by the same name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
@@ -25,12 +38,15 @@ class Train:
     fifth is then kept for validation. Without options a recipe for small data sets is used.
     """
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A model or a recipe; `leanformer list` shows them."""
+    model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = None
+    """A model or a recipe; `leanformer list` and `leanformer list --recipes` show them. On ImageNet a model is trained
+    as it was published."""
     data: Annotated[str | None, optional("DATA", "the recipe's")] = None
     """A folder of images, or the embedded data set `garments`. Required, unless the recipe names its data."""
     out: Path
     """The run's directory."""
+    from_: Annotated[Path | None, optional("RUN/config.json", "none"), tyro.conf.arg(name="from")] = None
+    """Repeat the run with this config, in place of MODEL; other options change it."""
     epochs: Annotated[int | None, optional("N", "the recipe's")] = None
     """Passes over the training images."""
     batch_size: Annotated[int | None, optional("N", "the recipe's")] = None
@@ -53,6 +69,8 @@ class Train:
     """Optimizer steps between checkpoints, besides the one after each epoch."""
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, optional("{auto,cpu,cuda}", "the recipe's")] = None
     """Where to train."""
+    set_: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="FIELD=VALUE")] = ()
+    """Change any field of the run, such as optimizer.lr=1e-3 or model.drop_path=0.1. Repeat the option for several."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Also send the lines of `metrics.jsonl` there."""
     resume: bool = False
@@ -82,36 +100,38 @@ class Train:
         return 0
 
     def _config(self) -> TrainConfig:
-        from leanformer.errors import ConfigError
-        from leanformer.recipes import find_recipe, list_recipes
+        from leanformer.recipes.changes import change, with_override
 
-        config = find_recipe(self.model, self.out)
-        if self.data is None and self.model not in list_recipes():
-            raise ConfigError("no data given; add --data FOLDER, or --data garments for the embedded images")
+        config = self._start()
         if self.lr is not None:
             config = replace(config, optimizer=replace(config.optimizer, lr=self.lr))  # type: ignore[type-var]
         if self.image_size is not None:
-            config = replace(config, model=_with_override(config.model, "image_size", self.image_size))
+            config = replace(config, model=with_override(config.model, "image_size", self.image_size))
         if self.weights is not None:
             config = replace(config, model=replace(config.model, weights=str(self.weights)))
-        names = (
-            "data",
-            "epochs",
-            "batch_size",
-            "ema",
-            "precision",
-            "seed",
-            "workers",
-            "checkpoint_every_steps",
-            "device",
-        )
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(config, **given)
+        given = {name: getattr(self, name) for name in FIELDS if getattr(self, name) is not None}
+        config = replace(config, **given)
+        for assignment in self.set_:
+            config = change(config, assignment)
+        return config
 
+    def _start(self) -> TrainConfig:
+        """The recipe, or the run to repeat."""
+        from leanformer.errors import ConfigError
+        from leanformer.recipes import find_recipe, list_recipes
+        from leanformer.recipes.changes import read_run
 
-def _with_override(spec, field: str, value: object):  # noqa: ANN001, ANN202
-    kept = tuple(pair for pair in spec.overrides if pair[0] != field)
-    return replace(spec, overrides=(*kept, (field, value)))
+        if (self.model is None) == (self.from_ is None):
+            raise ConfigError(
+                "give either a model or a recipe (`leanformer list` shows them) or --from RUN/config.json"
+            )
+        if self.from_ is not None:
+            return replace(read_run(self.from_), out=self.out)
+        assert self.model is not None
+        config = find_recipe(self.model, self.out, self.data)
+        if self.data is None and self.model not in list_recipes():
+            raise ConfigError("no data given; add --data FOLDER, or --data garments for the embedded images")
+        return config
 
 
 def _with_resume(command: list[str]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from leanformer.data.imagenet import KAGGLE, WNID
 from leanformer.errors import ConfigError, suggestion
 from leanformer.models import ImageClassifier
 from leanformer.training import (
@@ -21,7 +24,12 @@ from leanformer.training import (
 from leanformer.zoo import list_models
 from leanformer.zoo.resolve import find_config, kind_of
 
+log = logging.getLogger(__name__)
+
 Recipe = Callable[[Path], TrainConfig]
+
+NUM_CLASSES = 1000
+"""Of ImageNet-1k."""
 
 _RECIPES: dict[str, Recipe] = {}
 
@@ -44,11 +52,21 @@ def describe_recipe(name: str) -> str:
     return " ".join((_RECIPES[name].__doc__ or "").partition("\n\n")[0].split())
 
 
-def find_recipe(name: str, out: Path) -> TrainConfig:
-    """The run that a recipe's or a model's name stands for; a model gets the default recipe.
+def published_recipe(model: str) -> str | None:
+    """The recipe by which a model was published on ImageNet-1k, if it is here."""
+    name = f"{model}_in1k"
+    return name if name in _RECIPES else None
 
-    A name with a tag (`deit_tiny.in1k`) and one of timm's start from the weights that they name, any other from random
-    ones.
+
+def find_recipe(name: str, out: Path, data: str | None = None) -> TrainConfig:
+    """The run that a recipe's or a model's name stands for.
+
+    A model gets the default recipe, or on the thousand classes of ImageNet the one it was published with, where there
+    is one. A name with a tag (`deit_tiny.in1k`) and one of timm's start from the weights that they name, any other from
+    random ones.
+
+    Args:
+        data: a folder of images, if it is known yet.
 
     Raises:
         ConfigError: if there is neither, naming the nearest of both.
@@ -57,10 +75,22 @@ def find_recipe(name: str, out: Path) -> TrainConfig:
         return _RECIPES[name](out)
     timm = kind_of(name) == "timm"
     if timm or name.partition(".")[0] in list_models():
+        published = published_recipe(name)
+        if published is not None and data is not None and holds_imagenet(data):
+            log.info("%s on ImageNet: training by the recipe %s", name, published)
+            return _RECIPES[published](out)
         return default_recipe(ModelSpec(name=name, weights=name if timm or "." in name else None), out)
     choices = [*_RECIPES, *list_models()]
     hint = suggestion(name, choices) or "; `leanformer list` shows models and recipes"
     raise ConfigError(f"unknown model or recipe {name!r}{hint}")
+
+
+def holds_imagenet(data: str) -> bool:
+    """Whether a folder holds the thousand classes of ImageNet-1k in `train/`, or where Kaggle puts them."""
+    for train in (Path(data) / "train", Path(data) / KAGGLE / "train"):
+        if train.is_dir():
+            return sum(WNID.fullmatch(name) is not None for name in os.listdir(train)) == NUM_CLASSES
+    return False
 
 
 def default_recipe(model: ModelSpec, out: Path) -> TrainConfig:

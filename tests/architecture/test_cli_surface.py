@@ -29,7 +29,8 @@ def _line(field: dataclasses.Field) -> str:
 
 
 def _flag(field: dataclasses.Field) -> str:
-    return field.name.upper() if "tyro.conf.Positional" in str(field.type) else "--" + field.name.replace("_", "-")
+    name = field.name.rstrip("_")  # from_ is --from, which is no name in Python
+    return name.upper() if "tyro.conf.Positional" in str(field.type) else "--" + name.replace("_", "-")
 
 
 def test_the_options_of_all_commands_are_the_listed_ones():

@@ -29,3 +29,19 @@ def test_a_name_with_a_tag_starts_from_the_weights_that_it_names(
 def test_an_unknown_name_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown model or recipe 'slab_swin_nan'.*slab_swin_nano"):
         find_recipe("slab_swin_nan", tmp_path)
+
+
+def test_a_model_gets_its_published_training_on_imagenet_and_the_default_one_elsewhere(tmp_path: Path) -> None:
+    few, imagenet = tmp_path / "few", tmp_path / "imagenet"
+    for number in range(1000):
+        (imagenet / "train" / f"n{number:08d}").mkdir(parents=True)
+    for number in range(10):
+        (few / "train" / f"n{number:08d}").mkdir(parents=True)
+    published = find_recipe("flatten_swin_tiny_in1k", tmp_path)
+    assert find_recipe("flatten_swin_tiny", tmp_path, str(imagenet)) == published
+    default = find_recipe("flatten_swin_tiny", tmp_path)
+    assert default.epochs == 30
+    for data in (few, tmp_path / "none", "garments"):
+        assert find_recipe("flatten_swin_tiny", tmp_path, str(data)) == default
+    unpublished = find_recipe("swin_nano", tmp_path, str(imagenet))
+    assert unpublished == find_recipe("swin_nano", tmp_path)
