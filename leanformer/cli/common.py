@@ -13,10 +13,11 @@ import tyro
 if TYPE_CHECKING:
     from torch import nn
 
-    from leanformer.data import LabeledImages
+    from leanformer.data import DataOptions, LabeledImages
+    from leanformer.data.views import Views
     from leanformer.export import OnnxClassifier
     from leanformer.models import ImageClassifier
-    from leanformer.tasks import Metrics
+    from leanformer.tasks import Metrics, MultiLabelMetrics
 
 
 def optional(metavar: str, otherwise: str) -> object:
@@ -50,20 +51,31 @@ def open_trainable(model: str, weights: Path | None = None) -> ImageClassifier:
 
 
 def evaluate_on(model: ImageClassifier | OnnxClassifier, data: str, batch_size: int, workers: int = 0) -> Metrics:
-    """The model's figures on the validation images of a data set whose classes the model knows."""
+    """The model's figures on the validation images, of one class each, of a data set whose classes the model knows."""
     from leanformer.data import open_data
+    from leanformer.errors import DataError
+    from leanformer.tasks import Metrics
 
-    return evaluate_images(model, open_data(data, "val"), data, batch_size, workers)
+    metrics = evaluate_images(model, open_data(data, "val"), data, batch_size, workers)
+    if not isinstance(metrics, Metrics):
+        raise DataError(f"{data} has images of several classes, which have no accuracy; use leanformer evaluate")
+    return metrics
 
 
 def evaluate_images(
-    model: ImageClassifier | OnnxClassifier, images: LabeledImages, title: str, batch_size: int, workers: int = 0
-) -> Metrics:
-    """The model's figures on images, among the classes that they have."""
+    model: ImageClassifier | OnnxClassifier,
+    images: LabeledImages,
+    title: str,
+    batch_size: int,
+    workers: int = 0,
+    views: Views | None = None,
+) -> Metrics | MultiLabelMetrics:
+    """The model's figures on images, among the classes that they have; with `views`, from several of each image."""
     from leanformer.data import EvalBatches
+    from leanformer.data.labeled import has_several
     from leanformer.models import ImageClassifier
     from leanformer.tasks import Classification
-    from leanformer.tasks.matching import AmongClasses, InWholeBatches, find_columns
+    from leanformer.tasks.matching import AmongClasses, InWholeBatches, OverViews, find_columns
 
     if isinstance(model, ImageClassifier):
         model.check_classifies()
@@ -76,7 +88,24 @@ def evaluate_images(
         measured = InWholeBatches(measured, size)
     if columns != list(range(num_outputs or len(model.classes or columns))):
         measured = AmongClasses(measured, columns)
+    if views is not None:
+        measured = OverViews(measured, views, has_several(images))
     return Classification().evaluate(measured, EvalBatches(images, model.preprocess, batch_size, workers))
+
+
+def options_of(model: str, data: str) -> DataOptions:
+    """How `data` is read for `model`: as its run did, if it is one; of other data, whether images have several
+    classes."""
+    from leanformer.checkpoints import files
+    from leanformer.config import from_dict
+    from leanformer.data import DataOptions
+    from leanformer.training import TrainConfig
+
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        return DataOptions()
+    config = from_dict(files.read_json(path), TrainConfig)
+    return config.data_options if data == config.data else DataOptions(multi_label=config.data_options.multi_label)
 
 
 def check_free(out: Path, argument: str = "--out") -> None:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from leanformer.cli.common import evaluate_images, open_model, optional, print_json, report_skipped
+from leanformer.cli.common import evaluate_images, open_model, optional, options_of, print_json, report_skipped
 
 if TYPE_CHECKING:
     from leanformer.data import LabeledImages
-    from leanformer.tasks import Metrics
+    from leanformer.tasks import Metrics, MultiLabelMetrics
+    from leanformer.tasks.multi_label import ClassScores
+    from leanformer.tasks.per_class import ClassFigures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,8 @@ class Evaluate:
     """Measure a model's accuracy on the images of a data set.
 
     The data may have some of the model's classes alone, which are then the only answers (ImageNet-A, -R); a model
-    without class names is matched to ImageNet by folders called n01440764 or 0 to 999 (ImageNet-V2).
+    without class names is matched to ImageNet by folders called n01440764 or 0 to 999 (ImageNet-V2). Images of several
+    classes are measured by mean average precision and F1.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -36,6 +39,8 @@ class Evaluate:
     """Also count a prediction as right if it is among the ReaL labels of its image (https://arxiv.org/abs/2006.07159):
     those that come with timm, or a JSON file of them. Images without any are left out of that
     figure."""
+    views: Annotated[Literal["flip", "five", "ten"] | None, optional("{flip,five,ten}", "none")] = None
+    """Average the probabilities over views of each image: it and its mirror image; it and its four corners; both."""
     weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A published weight file for a model's name."""
     batch_size: int = 64
@@ -55,31 +60,67 @@ class Evaluate:
 
     def run(self) -> int:
         """Print the figures."""
+        from leanformer.data.views import NAMED
+        from leanformer.tasks import MultiLabelMetrics
         from leanformer.training.randomness import choose_device
 
         device = choose_device(self.device)
         model = open_model(self.model, self.weights).to(device)
         images = self._images()
-        metrics = evaluate_images(model, images, self.data, self.batch_size, self.workers)
-        real = self._real(metrics, images)
+        self._check_fits(images)
+        views = None if self.views is None else NAMED[self.views]
+        metrics = evaluate_images(model, images, self.data, self.batch_size, self.workers, views)
         report_skipped(metrics.skipped)
-        if self.confusion is not None:
-            _write_confusion(self.confusion, metrics, images.classes)
-        if self.json:
-            print_json(self._record(metrics, images.classes) | real)
+        if isinstance(metrics, MultiLabelMetrics):
+            self._show_several(metrics, images.classes)
         else:
-            self._print(metrics, images.classes)
-            for share in real.values():
-                print(f"* ReaL Acc@1 {100 * share:.3f}")
+            self._show(metrics, images)
         return 0
 
     def _images(self) -> LabeledImages:
         from leanformer.data import open_data
         from leanformer.data.joined import JoinedImages
 
+        options = options_of(self.model, self.data)
         if self.split != "all":
-            return open_data(self.data, self.split)
-        return JoinedImages(open_data(self.data, "train"), open_data(self.data, "val"))
+            return open_data(self.data, self.split, options)
+        return JoinedImages(open_data(self.data, "train", options), open_data(self.data, "val", options))
+
+    def _check_fits(self, images: LabeledImages) -> None:
+        """Refuse to measure of images of several classes what only those of one have."""
+        from leanformer.data.labeled import has_several
+        from leanformer.errors import ConfigError
+
+        asked = [name for name in ("real", "calibration", "confusion") if getattr(self, name)]
+        if asked and has_several(images):
+            raise ConfigError(
+                f"{self.data} has images of several classes, for which --{asked[0]} says nothing; leave it out"
+            )
+
+    def _show_several(self, metrics: MultiLabelMetrics, classes: Sequence[str]) -> None:
+        from leanformer.tasks import format_line
+        from leanformer.tasks.multi_label import measure_class_scores
+
+        if self.json:
+            record: dict[str, Any] = {**metrics.summary(), "classes": list(classes)}
+            if self.per_class:
+                record["per_class"] = _of_classes(measure_class_scores(metrics), classes)
+            print_json(record)
+            return
+        if self.per_class:
+            print("\n".join(_lines_of_several(metrics, classes)))
+        print(format_line(metrics))
+
+    def _show(self, metrics: Metrics, images: LabeledImages) -> None:
+        real = self._real(metrics, images)
+        if self.confusion is not None:
+            _write_confusion(self.confusion, metrics, images.classes)
+        if self.json:
+            print_json(self._record(metrics, images.classes) | real)
+            return
+        self._print(metrics, images.classes)
+        for share in real.values():
+            print(f"* ReaL Acc@1 {100 * share:.3f}")
 
     def _real(self, metrics: Metrics, images: LabeledImages) -> dict[str, float]:
         from leanformer.tasks.matching import measure_real
@@ -98,7 +139,7 @@ class Evaluate:
         if self.calibration:
             record["calibration"] = measure_calibration(metrics).summary()
         if self.per_class:
-            record["per_class"] = [{"class": classes[item.label], **asdict(item)} for item in measure_classes(metrics)]
+            record["per_class"] = _of_classes(measure_classes(metrics), classes)
         return record
 
     def _print(self, metrics: Metrics, classes: Sequence[str]) -> None:
@@ -126,6 +167,21 @@ def _class_lines(metrics: Metrics, classes: Sequence[str]) -> list[str]:
         shares = f"{_percent(item.accuracy):>8}  {_percent(item.precision):>9}"
         lines.append(f"{classes[item.label]:{width}}  {shares}  {item.count:6d}  {other}")
     return lines
+
+
+def _lines_of_several(metrics: MultiLabelMetrics, classes: Sequence[str]) -> list[str]:
+    from leanformer.tasks.multi_label import measure_class_scores
+
+    width = max(5, *map(len, classes))
+    lines = [f"{'class':{width}}  average precision       F1  images"]
+    for item in measure_class_scores(metrics):
+        shares = f"{_percent(item.average_precision):>17}  {_percent(item.f1):>7}"
+        lines.append(f"{classes[item.label]:{width}}  {shares}  {item.count:6d}")
+    return lines
+
+
+def _of_classes(figures: Sequence[ClassFigures | ClassScores], classes: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"class": classes[item.label], **asdict(item)} for item in figures]
 
 
 def _percent(share: float | None) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 import numpy as np
 from PIL import Image
 
-from leanformer.data.labeled import LabeledImages
+from leanformer.data.labeled import LabeledImages, has_several
+from leanformer.data.stored import LabelSets
 from leanformer.errors import DataError
 
 
@@ -19,6 +23,7 @@ class JoinedImages:
         self.classes = first.classes
         self.keys: tuple[str, ...] = getattr(first, "keys", first.classes)
         self.labels = np.concatenate([first.labels, second.labels])
+        self.several = _sets(self.parts) if any(map(has_several, self.parts)) else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,3 +41,9 @@ class JoinedImages:
     def _find(self, index: int) -> tuple[LabeledImages, int]:
         first, second = self.parts
         return (first, index) if index < len(first) else (second, index - len(first))
+
+
+def _sets(parts: Sequence[LabeledImages]) -> LabelSets:
+    """The labels of all images; an image of a side that gives each one class has that one."""
+    sets = [getattr(part, "several", None) or part.labels[:, None].tolist() for part in parts]
+    return LabelSets(chain.from_iterable(sets), len(parts[0].classes))

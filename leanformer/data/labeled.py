@@ -32,6 +32,11 @@ class LabeledImages(Protocol):
         ...
 
 
+def has_several(data: LabeledImages) -> bool:
+    """Whether an image may have any number of classes: its batches then hold a target for each."""
+    return getattr(data, "several", None) is not None
+
+
 class ArrayImages:
     """Images of one size held as a uint8 array, (N, H, W) for grey or (N, H, W, 3): loaders have a fast path for
     them."""

@@ -24,7 +24,6 @@ from leanformer.data.labeled import ArrayImages, LabeledImages
 from leanformer.data.preprocess import prepare, prepare_arrays
 from leanformer.data.reading import Batch, Reader, Step
 from leanformer.data.sampling import Order, Sampling, epoch_order
-from leanformer.data.stored import StoredImages
 from leanformer.errors import ConfigError, DataError
 from leanformer.models.preprocess import Preprocess
 
@@ -229,5 +228,5 @@ def _image_batch(
 
 def _labels(data: LabeledImages, indices: np.ndarray) -> Tensor:
     """The label of each image, or a row with 1 for each of its classes where an image may have several."""
-    several = data.several if isinstance(data, StoredImages) else None
+    several = getattr(data, "several", None)
     return torch.from_numpy(np.asarray(data.labels, np.int64)[indices] if several is None else several.hot(indices))

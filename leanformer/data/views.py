@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from leanformer.config import register_config
@@ -29,6 +30,10 @@ class Views:
             raise ConfigError(f"corner must be above 0 and at most 1, got {self.corner}")
 
 
+NAMED = {"flip": Views(), "five": Views(flip=False, crops=5), "ten": Views(crops=5)}
+"""The usual choices; ten are five crops and their mirror images."""
+
+
 def views_of(images: Tensor, views: Views) -> Tensor:
     """All views of a batch (B, C, H, W) of prepared images: (V, B, C, H, W), the image itself first."""
     shown = [images]
@@ -38,14 +43,19 @@ def views_of(images: Tensor, views: Views) -> Tensor:
         for top in (0, height - rows):
             for left in (0, width - columns):
                 crop = images[..., top : top + rows, left : left + columns]
-                shown.append(torch.nn.functional.interpolate(crop, (height, width), mode="bilinear", antialias=True))
+                shown.append(F.interpolate(crop, (height, width), mode="bilinear", antialias=True))
     if views.flip:
         shown += [view.flip(-1) for view in shown]
     return torch.stack(shown)
 
 
-def averaged(model: Callable[[Tensor], Tensor], images: Tensor, views: Views) -> Tensor:
-    """The logarithm of the mean probabilities over the views, (B, num_classes) from (B, C, H, W): scores like any
-    others."""
+def averaged(model: Callable[[Tensor], Tensor], images: Tensor, views: Views, independent: bool = False) -> Tensor:
+    """Scores (B, num_classes) whose probabilities are the means over the views of images (B, C, H, W).
+
+    Args:
+        independent: whether each class is answered by itself, as for images of several.
+    """
     scores = torch.stack([model(view).float() for view in views_of(images, views)])
+    if independent:
+        return F.logsigmoid(scores).logsumexp(dim=0) - F.logsigmoid(-scores).logsumexp(dim=0)
     return scores.log_softmax(dim=-1).logsumexp(dim=0) - torch.tensor(float(len(scores))).log()

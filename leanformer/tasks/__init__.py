@@ -3,5 +3,15 @@
 from leanformer.tasks.calibration import Calibration, measure_calibration
 from leanformer.tasks.classify import Classification, Metrics, format_line
 from leanformer.tasks.distill import Distill, build_teacher
+from leanformer.tasks.multi_label import MultiLabelMetrics
 
-__all__ = ["Calibration", "Classification", "Distill", "Metrics", "build_teacher", "format_line", "measure_calibration"]
+__all__ = [
+    "Calibration",
+    "Classification",
+    "Distill",
+    "Metrics",
+    "MultiLabelMetrics",
+    "build_teacher",
+    "format_line",
+    "measure_calibration",
+]

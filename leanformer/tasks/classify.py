@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from leanformer.data.loading import Batch
 from leanformer.errors import ConfigError
 from leanformer.tasks.distill import Distill, Teacher
+from leanformer.tasks.multi_label import MultiLabelMetrics, MultiLabelTally
 
 TOP_K = 5
 
@@ -41,6 +42,13 @@ class Metrics:
     skipped: tuple[tuple[str, str], ...] = ()
     """Name and error of images that could not be read and count for nothing."""
 
+    score_name: ClassVar[str] = "top-1"
+
+    @property
+    def score(self) -> float:
+        """The figure that sums the others up."""
+        return self.top1
+
     def confusion(self) -> Tensor:
         """int64 (num_classes, num_classes): how often the row's class was taken for the column's."""
         pairs = self.labels * self.num_classes + self.predictions
@@ -52,8 +60,10 @@ class Metrics:
         return {"top1": self.top1, "top5": self.top5, "loss": self.loss, "count": self.count}
 
 
-def format_line(metrics: Metrics) -> str:
+def format_line(metrics: Metrics | MultiLabelMetrics) -> str:
     """One line for people, accuracies in percent."""
+    if isinstance(metrics, MultiLabelMetrics):
+        return metrics.line()
     return f"* Acc@1 {100 * metrics.top1:.3f} Acc@5 {100 * metrics.top5:.3f} loss {metrics.loss:.3f}"
 
 
@@ -67,6 +77,8 @@ class Classification:
         label_smoothing: share of the target that is spread evenly over all classes while training.
         loss: of the labels; the binary one asks about each class by itself.
         distill: how the teacher is learned from.
+        class_weights: (num_classes,), what an image of each class counts in the loss; for the binary one, what the
+            presence of a class counts beside its absence.
     """
 
     def __init__(
@@ -75,6 +87,7 @@ class Classification:
         loss: Loss = "cross_entropy",
         distill: Distill | None = None,
         teacher: Teacher | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
@@ -82,6 +95,7 @@ class Classification:
         self.label_smoothing = label_smoothing
         self.loss = loss
         self.distill, self.teacher = distill, teacher
+        self.class_weights = class_weights
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The terms of the training loss, to be added up. Labels are classes (B,) or targets (B, num_classes), which
@@ -95,27 +109,37 @@ class Classification:
         return {"loss": (1 - self.distill.share) * loss, "distillation": self.distill.share * taught}
 
     def _labels_loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        hard = labels.ndim == 1
+        hard, weights = labels.ndim == 1, self.class_weights
         if self.loss == "cross_entropy":
-            return F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing if hard else 0.0)
+            smoothing = self.label_smoothing if hard else 0.0
+            if weights is None:
+                return F.cross_entropy(scores, labels, label_smoothing=smoothing)
+            # The mean is over the images and not over their weights, so that it is the same for a batch in parts.
+            share = weights[labels] if hard else labels.to(weights.dtype) @ weights
+            return (share * F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="none")).mean()
         if hard:
             spread = self.label_smoothing / scores.shape[1]
             labels = F.one_hot(labels, scores.shape[1]) * (1 - self.label_smoothing) + spread
-        return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype))
+        return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), pos_weight=weights)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Metrics:
-        """Measure the model in eval mode, on its own device; its mode is restored afterwards."""
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Metrics | MultiLabelMetrics:
+        """Measure the model in eval mode, on its own device; its mode is restored afterwards.
+
+        Images of several classes have other figures than images of one.
+        """
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         was_training = model.training
         model.eval()
-        tally = _Tally()
+        tally: _Tally | MultiLabelTally | None = None
         try:
             for batch in batches:
+                tally = tally or (_Tally() if batch.labels.ndim == 1 else MultiLabelTally())
                 scores = model(batch.images.to(device, non_blocking=True)).float().cpu()
                 tally.add(scores, batch)
         finally:
             model.train(was_training)
+        assert tally is not None, "there was no batch to evaluate"
         return tally.metrics()
 
 
@@ -145,7 +169,6 @@ class _Tally:
 
     def metrics(self) -> Metrics:
         """The figures of everything counted."""
-        assert self.columns, "there was no batch to evaluate"
         indices, labels, predictions, probabilities = (torch.cat(column) for column in zip(*self.columns, strict=True))
         count = len(labels)
         return Metrics(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from leanformer.data import LabeledImages
 from leanformer.data.imagenet import with_real_labels
 from leanformer.data.stored import StoredImages
+from leanformer.data.views import Views, averaged
 from leanformer.errors import DataError
 from leanformer.tasks.classify import Metrics
 
@@ -43,6 +44,18 @@ class InWholeBatches(nn.Module):
         missing = -len(images) % self.size
         filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
         return self.model(filled)[: len(images)]
+
+
+class OverViews(nn.Module):
+    """A classifier whose probabilities are the means over several views of an image."""
+
+    def __init__(self, model: nn.Module, views: Views, independent: bool) -> None:
+        super().__init__()
+        self.model, self.views, self.independent = model, views, independent
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, K)."""
+        return averaged(self.model, images, self.views, self.independent)
 
 
 def find_columns(

@@ -18,7 +18,7 @@ from leanformer.layers.branch import DropPath
 from leanformer.training.optimizers import scale_groups
 
 if TYPE_CHECKING:
-    from leanformer.tasks import Metrics
+    from leanformer.tasks import Metrics, MultiLabelMetrics
     from leanformer.training.config import Scheduled
     from leanformer.training.state import Run
 
@@ -153,7 +153,7 @@ class Logger(Callback):
 
     def __init__(self) -> None:
         self._file: TextIO | None = None
-        self._clock = 0.0
+        self._clock = self._waited = 0.0
         self._images = 0
 
     def on_start(self, run: Run) -> None:
@@ -165,7 +165,7 @@ class Logger(Callback):
                 path, "".join(f"{line}\n" for line in _lines_up_to(path.read_text("utf-8", "replace"), run.step))
             )
         self._file = path.open("a", encoding="utf-8")
-        self._clock = time.perf_counter()
+        self._clock, self._waited = time.perf_counter(), run.waited
 
     def after_step(self, run: Run, step: int) -> None:
         """Write a line at the end of each interval."""
@@ -173,15 +173,17 @@ class Logger(Callback):
         if (step + 1) % run.config.log_every:
             return
         now = time.perf_counter()
-        rate = self._images / max(now - self._clock, 1e-9)
-        self._clock, self._images = now, 0
+        spent = max(now - self._clock, 1e-9)
+        speed = {"images_per_second": round(self._images / spent, 1)}
+        speed["data_wait"] = round((run.waited - self._waited) / spent, 3)
+        self._clock, self._images, self._waited = now, 0, run.waited
         line = {"event": "step", "step": step + 1, "epoch": (step + 1) / run.steps_per_epoch}
         line |= {"loss": run.interval_loss.take(), "lr": run.optimizer.param_groups[0]["lr"]}
         line |= {what: value for what, value in run.values.items() if what not in OF_OPTIMIZER}
         if run.last.gradient_norm is not None:
             norm = run.last.gradient_norm
             line["gradient_norm"] = norm if math.isfinite(norm) else None  # JSON has no infinity; fp16 may overflow
-        self.write(line | {"images_per_second": round(rate, 1)})
+        self.write(line | speed)
 
     def on_epoch(self, run: Run, epoch: int) -> None:
         """Write the epoch's line."""
@@ -192,7 +194,7 @@ class Logger(Callback):
         if run.ema_evaluation is not None:
             line |= _figures(run.ema_evaluation, "ema_")
         self.write(line)
-        self._clock, self._images = time.perf_counter(), 0
+        self._clock, self._images, self._waited = time.perf_counter(), 0, run.waited
 
     def on_rollback(self, run: Run) -> None:
         """Drop the lines of the steps that are done again, and say so."""
@@ -218,7 +220,7 @@ class Logger(Callback):
             ) from error
 
 
-def _figures(metrics: Metrics, prefix: str = "") -> dict[str, Any]:
+def _figures(metrics: Metrics | MultiLabelMetrics, prefix: str = "") -> dict[str, Any]:
     return {f"{prefix}{name}": value for name, value in metrics.summary().items() if name != "count"}
 
 

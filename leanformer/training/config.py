@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 from leanformer.config import register_config
 from leanformer.data.augment import Augment
 from leanformer.data.mixing import Mixing
+from leanformer.data.options import DataOptions
+from leanformer.data.sampling import Sampling
 from leanformer.edits import Edit
 from leanformer.errors import ConfigError
 from leanformer.models import BackboneConfig, Preprocess
@@ -73,6 +76,10 @@ class TrainConfig:
     model: ModelSpec
     data: str = "garments"
     """A data set's name or a folder of images."""
+    data_options: DataOptions = DataOptions()
+    """What the files of the data do not say by themselves."""
+    sampling: Sampling = Sampling()
+    """What an epoch takes of the training images."""
     out: Path
     """The run's directory."""
     augment: Augment | None = Augment()
@@ -92,8 +99,14 @@ class TrainConfig:
     """Largest norm of the gradient, or another way to keep it small."""
     ema: float | None = None
     """Decay of the averaged copy of the weights; with it, the copy is the result of the run."""
-    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    loss: Literal["cross_entropy", "binary_cross_entropy"] | None = None
+    """None: the binary one for images of several classes, else cross entropy."""
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    """What the classes count in the loss, one number for each; balanced: the rarer the more, so that all count
+    alike."""
     label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes; images of several classes have none unless they are
+    mixed."""
     mixing: Mixing | None = None
     """Mixup and CutMix."""
     distill: Distill | None = None
@@ -115,6 +128,8 @@ class TrainConfig:
     """Optimizer steps between checkpoints, besides the one after each epoch."""
     log_every: int = 10
     """Optimizer steps between lines of `metrics.jsonl`."""
+    profile: bool = False
+    """Log where the time of each epoch goes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
@@ -124,8 +139,9 @@ class TrainConfig:
             _check(self, name, getattr(self, name) >= 0, "0 or more")
         _check(self, "seed", self.seed < 2**63, "below 2**63")
         _check(self, "precision", self.precision in ("fp32", "bf16", "fp16"), "'fp32', 'bf16' or 'fp16'")
-        losses = ("cross_entropy", "binary_cross_entropy")
-        _check(self, "loss", self.loss in losses, "'cross_entropy' or 'binary_cross_entropy'")
+        losses = ("cross_entropy", "binary_cross_entropy", None)
+        _check(self, "loss", self.loss in losses, "'cross_entropy', 'binary_cross_entropy' or None")
+        _check_class_weights(self)
         even = self.mixing is None or self.batch_size % 2 == 0
         _check(self, "batch_size", even, "even, for images are mixed in pairs")
         _check(self, "device", self.device in ("auto", "cpu", "cuda"), "'auto', 'cpu' or 'cuda'")
@@ -145,13 +161,21 @@ class TrainConfig:
             raise ConfigError(f"two schedules drive {', '.join(twice)}{where}; keep one")
 
 
-NOT_DECISIVE = frozenset({"out", "workers", "checkpoint_every_steps", "device"})
+NOT_DECISIVE = frozenset({"out", "workers", "checkpoint_every_steps", "device", "profile"})
 """Fields that a resumed run may change."""
 
 
 def _check(config: TrainConfig, name: str, fits: bool, wanted: str) -> None:
     if not fits:
         raise ConfigError(f"{name} must be {wanted}, got {getattr(config, name)!r}")
+
+
+def _check_class_weights(config: TrainConfig) -> None:
+    weights = config.class_weights
+    usable = not isinstance(weights, tuple) or (all(0 <= w < math.inf for w in weights) and sum(weights) > 0)
+    _check(config, "class_weights", usable, "'balanced', numbers of 0 or more, or None")
+    if weights == "balanced" and config.sampling.balanced:
+        raise ConfigError("class_weights and sampling both balance the classes, which is once too often; keep one")
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -103,6 +103,7 @@ class EarlyStopping:
     patience: int
     """Evaluations in a row that are not better than the best."""
     metric: Literal["top1", "loss"] = "top1"
+    """For images of several classes, top1 is the mean average precision."""
 
     def __post_init__(self) -> None:
         if self.patience < 1:
@@ -122,7 +123,7 @@ class WatchMetric(Callback):
         metrics = run.ema_evaluation or run.evaluation
         if metrics is None or not _settled(run):
             return
-        score = metrics.top1 if self.stopping.metric == "top1" else -metrics.loss
+        score = metrics.score if self.stopping.metric == "top1" else -metrics.loss
         trouble = run.trouble
         if trouble.best is None or score > trouble.best:
             trouble.best, trouble.stale = score, 0

@@ -25,14 +25,16 @@ from leanformer.checkpoints import runs
 from leanformer.checkpoints.store import CheckpointStore
 from leanformer.data import EvalBatches, LabeledImages, TrainBatches, open_data
 from leanformer.models import ImageClassifier
-from leanformer.tasks import Classification, Metrics, build_teacher
+from leanformer.tasks import Metrics, MultiLabelMetrics, build_teacher
 from leanformer.training.build import build_model, execute
 from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules, settle
 from leanformer.training.config import Scheduled, TrainConfig
 from leanformer.training.directory import claim, finished_summary, occupied, write_config
 from leanformer.training.guard import Diverged, WatchLoss, WatchMetric, roll_back
 from leanformer.training.interrupt import Interrupted, StopRequest
+from leanformer.training.objective import build_task
 from leanformer.training.phases import TrainBatchNorms
+from leanformer.training.profiling import Profile, waited_for
 from leanformer.training.progress import Progress
 from leanformer.training.randomness import choose_device, own_randomness
 from leanformer.training.state import Run
@@ -49,8 +51,8 @@ class Result:
     """In eval mode; also saved in `out`."""
     out: Path
     metrics: dict[str, Any]
-    """top1, top5, loss and count of the finished model."""
-    evaluation: Metrics | None
+    """top1, top5, loss and count of the finished model; for images of several classes mAP, F1 and more."""
+    evaluation: Metrics | MultiLabelMetrics | None
     """The same with every prediction; None if the run had been finished before."""
     steps: int
     seconds: float
@@ -116,7 +118,7 @@ def fit(
 
 def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages, LabeledImages] | None) -> Run:
     """Everything the loop needs, built and checked; nothing is written yet."""
-    train, val = data or (open_data(config.data, "train"), open_data(config.data, "val"))
+    train, val = data or tuple(open_data(config.data, side, config.data_options) for side in ("train", "val"))
     model = build_model(config.model, train.classes, config.preprocess).to(device)
     network = execute(model, config.execution)
     check_schedules(model, _schedules(config))
@@ -130,12 +132,12 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
         config=config,
         model=model,
         network=network,
-        task=Classification(config.label_smoothing, config.loss, config.distill, teacher),
+        task=build_task(config, train, teacher, device),
         optimizer=config.optimizer.build(model),
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
         device=device,
         train_images=train,
-        train=TrainBatches(train, *make_batches),
+        train=TrainBatches(train, *make_batches, config.sampling),
         val=EvalBatches(val, model.preprocess, config.batch_size, config.workers),
         store=CheckpointStore(config.out / "checkpoints", keep=2),
         out=config.out,
@@ -144,7 +146,8 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
 
 def _hooks(config: TrainConfig) -> list[Callback]:
     """What drives, averages and watches a run, in this order."""
-    hooks: list[Callback] = [SetScheduled(item) for item in _schedules(config)]
+    hooks: list[Callback] = [Profile()] if config.profile else []
+    hooks += [SetScheduled(item) for item in _schedules(config)]
     if config.batch_norm_phase is not None:
         hooks.append(TrainBatchNorms(config.batch_norm_phase))
     if config.guard is not None:
@@ -180,7 +183,7 @@ def _train_epoch(run: Run, hooks: Sequence[Callback], stop: StopRequest, resume_
     """The steps of the present epoch that have not been done."""
     train_mode(run.model)
     start = time.perf_counter()
-    for batch in run.train.batches(run.epoch, run.step - run.epoch * run.steps_per_epoch):
+    for batch in waited_for(run, run.train.batches(run.epoch, run.step - run.epoch * run.steps_per_epoch)):
         _note_skipped(run, batch.skipped)
         step = run.step
         for hook in hooks:
@@ -213,13 +216,13 @@ def _end_epoch(run: Run, hooks: Sequence[Callback]) -> None:
         hook.on_epoch(run, epoch)
 
 
-def _evaluate(run: Run, model: ImageClassifier) -> Metrics:
+def _evaluate(run: Run, model: ImageClassifier) -> Metrics | MultiLabelMetrics:
     metrics = run.task.evaluate(model, run.val)
     _note_skipped(run, metrics.skipped)
     return metrics
 
 
-def _finish(run: Run) -> tuple[ImageClassifier, Metrics]:
+def _finish(run: Run) -> tuple[ImageClassifier, Metrics | MultiLabelMetrics]:
     """The finished model, in eval mode, and how it does."""
     start = time.perf_counter()
     model = run.model if run.ema is None else run.ema
@@ -243,9 +246,8 @@ def _training_images(run: Run, augmented: bool) -> Callable[[int], Iterator[Tens
     """What gives images of at most so many shuffled training batches, each time in another order."""
     config, epochs = run.config, itertools.count(run.config.epochs)
     augment = config.augment if augmented else None
-    source = TrainBatches(
-        run.train_images, run.model.preprocess, augment, config.batch_size, config.seed, config.workers
-    )
+    how = (augment, config.batch_size, config.seed, config.workers, config.sampling)
+    source = TrainBatches(run.train_images, run.model.preprocess, *how)
 
     def batches(count: int) -> Iterator[Tensor]:
         for _, batch in zip(range(count), source.batches(next(epochs)), strict=False):
@@ -254,7 +256,7 @@ def _training_images(run: Run, augmented: bool) -> Callable[[int], Iterator[Tens
     return batches
 
 
-def _save(run: Run, model: ImageClassifier, metrics: Metrics) -> Result:
+def _save(run: Run, model: ImageClassifier, metrics: Metrics | MultiLabelMetrics) -> Result:
     model.origin = {"from": "training", "config": "config.json", "started_from": run.config.model.weights}
     training = {"steps": run.step, "seconds": round(run.seconds, 1), "skipped": run.skipped}
     runs.save(model, run.out, extra={"metrics": metrics.summary(), "training": training})

@@ -15,7 +15,7 @@ from leanformer.checkpoints.store import CheckpointStore
 from leanformer.data import EvalBatches, LabeledImages, TrainBatches
 from leanformer.errors import CheckpointError, DataError
 from leanformer.models import ImageClassifier
-from leanformer.tasks import Classification, Metrics
+from leanformer.tasks import Classification, Metrics, MultiLabelMetrics
 from leanformer.training.config import TrainConfig
 from leanformer.training.optimizers import load_optimizer_state, optimizer_state
 
@@ -93,6 +93,8 @@ class Run:
     """Epochs done, evaluation included."""
     seconds: float = 0.0
     """Time spent training and evaluating, over all resumptions."""
+    waited: float = 0.0
+    """Time that training spent waiting for batches, since this process began."""
     ema: ImageClassifier | None = None
     values: dict[str, float] = field(default_factory=dict)
     """The present value of everything that follows a schedule."""
@@ -100,9 +102,9 @@ class Run:
     interval_loss: Mean = field(default_factory=Mean)
     epoch_loss: Mean = field(default_factory=Mean)
     last_epoch_loss: float = 0.0
-    evaluation: Metrics | None = None
+    evaluation: Metrics | MultiLabelMetrics | None = None
     """Of the model, after the latest epoch; None if that epoch is not evaluated."""
-    ema_evaluation: Metrics | None = None
+    ema_evaluation: Metrics | MultiLabelMetrics | None = None
     trouble: Trouble = field(default_factory=Trouble)
     stopped: bool = False
     """Whether training ends before its last epoch."""

@@ -19,7 +19,7 @@ from leanformer.data import EvalBatches, LabeledImages, TrainBatches, open_data
 from leanformer.data.mixing import mix
 from leanformer.errors import ConfigError, DataError
 from leanformer.models import ImageClassifier, Preprocess
-from leanformer.tasks import Calibration, Classification, Metrics, format_line, measure_calibration
+from leanformer.tasks import Calibration, Classification, Metrics, MultiLabelMetrics, format_line, measure_calibration
 from leanformer.training import TrainConfig
 from leanformer.viz import html, sections
 from leanformer.viz.predictions import Prediction
@@ -65,7 +65,9 @@ class RunPage:
     next_commands: Sequence[str] = ()
 
 
-def write_run_page(run: str | Path, evaluation: Metrics | None = None, *, batch_size: int = 64) -> Path:
+def write_run_page(
+    run: str | Path, evaluation: Metrics | MultiLabelMetrics | None = None, *, batch_size: int = 64
+) -> Path:
     """Write `report.html` into the directory of a run, finished or not; the path is given back.
 
     Args:
@@ -77,7 +79,9 @@ def write_run_page(run: str | Path, evaluation: Metrics | None = None, *, batch_
     return path
 
 
-def gather_run_page(run: str | Path, evaluation: Metrics | None = None, *, batch_size: int = 64) -> RunPage:
+def gather_run_page(
+    run: str | Path, evaluation: Metrics | MultiLabelMetrics | None = None, *, batch_size: int = 64
+) -> RunPage:
     """Read everything that the page of `run` shows.
 
     Raises:
@@ -89,23 +93,24 @@ def gather_run_page(run: str | Path, evaluation: Metrics | None = None, *, batch
         raise ConfigError(f"{out} holds no training run: there is no config.json; give the --out of a training")
     record = files.read_json(out / "config.json")
     config = from_dict(record, TrainConfig)
-    train, val = open_data(config.data, "train"), open_data(config.data, "val")
+    train, val = (open_data(config.data, side, config.data_options) for side in ("train", "val"))
     finished = (out / runs.RECORD).is_file()
     model = runs.load(out) if finished else None
     skipped: dict[str, str] = runs.read_record(out)["extra"]["training"]["skipped"] if finished else {}
     if model is not None and evaluation is None:
         evaluation = Classification().evaluate(model, EvalBatches(val, model.preprocess, batch_size))
     rows = _rows(out)
+    single = evaluation if isinstance(evaluation, Metrics) else None  # of images of one class each
     return RunPage(
         title=f"{config.model.name or out.name} on {Path(config.data).name}",
         summary=_summary(evaluation, rows, config),
         metrics=rows,
         samples=_samples(train, config, model),
         classes=val.classes,
-        confusion=evaluation.confusion().tolist() if evaluation else (),
-        accuracy=evaluation.top1 if evaluation else 0.0,
-        calibration=measure_calibration(evaluation) if evaluation else None,
-        mistakes=list(_mistakes(evaluation, val)) if evaluation else (),
+        confusion=single.confusion().tolist() if single else (),
+        accuracy=single.top1 if single else 0.0,
+        calibration=measure_calibration(single) if single else None,
+        mistakes=list(_mistakes(single, val)) if single else (),
         skipped=skipped,
         config=list(_flat(record)),
         versions=_versions(),
@@ -142,12 +147,15 @@ def _rows(out: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and "step" in row]
 
 
-def _summary(evaluation: Metrics | None, rows: Sequence[Mapping[str, Any]], config: TrainConfig) -> str:
+def _summary(
+    evaluation: Metrics | MultiLabelMetrics | None, rows: Sequence[Mapping[str, Any]], config: TrainConfig
+) -> str:
     if evaluation is None:
         done = max((row["step"] for row in rows), default=0)
         return f"The run is not finished: {done} steps are done of {config.epochs} epochs."
     images = f"{evaluation.count:,} images of {evaluation.num_classes} classes"
-    return f"{100 * evaluation.top1:.2f} % top-1 on {images} after {config.epochs} epochs. {format_line(evaluation)}"
+    score = f"{100 * evaluation.score:.2f} % {evaluation.score_name}"
+    return f"{score} on {images} after {config.epochs} epochs. {format_line(evaluation)}"
 
 
 def _samples(train: LabeledImages, config: TrainConfig, model: ImageClassifier | None) -> list[Sample]:
@@ -155,7 +163,7 @@ def _samples(train: LabeledImages, config: TrainConfig, model: ImageClassifier |
     preprocess = model.preprocess if model is not None else config.preprocess
     if preprocess is None:
         return []
-    batches = TrainBatches(train, preprocess, config.augment, NUM_SAMPLES, config.seed)
+    batches = TrainBatches(train, preprocess, config.augment, NUM_SAMPLES, config.seed, sampling=config.sampling)
     batch = next(iter(batches.batches(0)))
     images = batch.images
     if config.mixing is not None and len(images) % 2 == 0:

@@ -38,6 +38,9 @@ PANELS = (
             ("epoch", "top1", "top-1"),
             ("epoch", "top5", "top-5"),
             ("epoch", "ema_top1", "top-1, averaged"),
+            ("epoch", "mAP", "mAP"),
+            ("epoch", "macro_f1", "macro F1"),
+            ("epoch", "ema_mAP", "mAP, averaged"),
         ),
         unit="%",
         scale=100.0,
@@ -48,6 +51,7 @@ PANELS = (
 MORE = {
     "gradient_norm": "Norm of the gradient, before clipping",
     "images_per_second": "Training images per second",
+    "data_wait": "Share of the time that training waits for images",
 }
 """Titles of what a step also reports; anything else is something scheduled, and its title is its name."""
 NO_CURVE = frozenset({"event", "step", "epoch"})

@@ -64,6 +64,7 @@ def read_log():
 
     def read(out: Path) -> list[dict]:
         records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in records]
+        of_time = ("seconds", "images_per_second", "data_wait")
+        return [{k: v for k, v in record.items() if k not in of_time} for record in records]
 
     return read

@@ -1,0 +1,88 @@
+"""`leanformer evaluate` and the page of a run, for images of several classes and for several views of an image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from leanformer.data import DataOptions, Sampling
+from leanformer.data.synthetic import write_folder
+from leanformer.models.vit import ViT
+from leanformer.training import ModelSpec, TrainConfig, fit
+from leanformer.viz import write_run_page
+
+ATTRIBUTES = ["blue", "circle", "green", "red", "square", "triangle"]
+FIGURES = {"mAP", "micro_f1", "macro_f1", "subset_accuracy", "loss", "count"}
+
+
+@pytest.fixture(scope="module")
+def attributes(tmp_path_factory) -> Path:
+    """A list of colored shapes, each labeled with its color and its shape."""
+    folder = write_folder(tmp_path_factory.mktemp("attributes") / "photos", per_class=12, num_val=8)
+    lines = ["path,label,split"]
+    for file in sorted(path for path in folder.rglob("*.*") if path.is_file()):
+        split, name, _ = file.relative_to(folder).parts
+        lines.append(f"{file.relative_to(folder)},{name.replace(' ', ';')},{split}")
+    (folder / "list.csv").write_text("\n".join(lines))
+    return folder / "list.csv"
+
+
+@pytest.fixture(scope="module")
+def several(attributes, tmp_path_factory) -> Path:
+    """A run on half of them, read as the list alone does not say."""
+    config = TrainConfig(
+        model=ModelSpec(config=ViT(image_size=32, patch_size=8, dim=24, depth=1, num_heads=2)),
+        data=str(attributes),
+        data_options=DataOptions(multi_label=True),
+        sampling=Sampling(fraction=0.5),
+        class_weights="balanced",
+        out=tmp_path_factory.mktemp("runs") / "several",
+        epochs=2,
+        batch_size=8,
+        device="cpu",
+    )
+    fit(config)
+    return config.out
+
+
+def test_a_run_of_several_classes_reports_their_figures(several):
+    rows = [json.loads(line) for line in (several / "metrics.jsonl").read_text().splitlines()]
+    epochs = [row for row in rows if row["event"] == "epoch"]
+    assert len(epochs) == 2 and all(set(row) >= FIGURES - {"count"} for row in epochs)
+    assert set(json.loads((several / "model.json").read_text())["extra"]["metrics"]) == FIGURES
+    text = write_run_page(several).read_text()
+    assert "% mAP on 24 images of 6 classes" in text and "top-1" not in text
+
+
+def test_evaluation_reads_a_list_as_the_run_did(run, several, attributes):
+    found = json.loads(run("evaluate", several, "--data", attributes, "--json", "--per-class").out)
+    assert set(found) == FIGURES | {"classes", "per_class"} and found["classes"] == ATTRIBUTES
+    assert sum(row["count"] for row in found["per_class"]) == 2 * found["count"] == 48
+    trained = json.loads((several / "model.json").read_text())["extra"]["metrics"]
+    assert found["mAP"] == pytest.approx(trained["mAP"]) and found["loss"] == pytest.approx(trained["loss"])
+    whole = json.loads(run("evaluate", several, "--data", attributes, "--json", "--split", "all").out)
+    assert whole["count"] == 24 + 36
+
+
+def test_evaluation_prints_the_figures_of_each_class(run, several, attributes):
+    heading, *rows, last = run("evaluate", several, "--data", attributes, "--per-class").out.splitlines()
+    assert heading.split() == ["class", "average", "precision", "F1", "images"]
+    assert sorted(row.split()[0] for row in rows) == ATTRIBUTES
+    assert last.startswith("* mAP ")
+
+
+def test_what_only_images_of_one_class_have_is_refused(refused, several, attributes):
+    message = refused("evaluate", several, "--data", attributes, "--calibration")
+    assert "images of several classes, for which --calibration says nothing" in message
+
+
+@pytest.mark.parametrize("views", ["flip", "five", "ten"])
+def test_views_change_the_scores_and_not_the_images(run, trained, photos, several, attributes, views):
+    for model, data in ((trained.out, photos), (several, attributes)):
+        plain, viewed = (
+            json.loads(run("evaluate", model, "--data", data, "--json", *more).out) for more in ((), ("--views", views))
+        )
+        assert plain["count"] == viewed["count"] and set(plain) == set(viewed)
+        assert plain["loss"] != viewed["loss"]
