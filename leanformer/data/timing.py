@@ -14,6 +14,7 @@ from leanformer.data.augment import Augment, augment_image, image_transform
 from leanformer.data.labeled import LabeledImages
 from leanformer.data.loading import TrainBatches
 from leanformer.data.preprocess import prepare
+from leanformer.errors import DataError
 from leanformer.models.preprocess import Preprocess
 
 
@@ -44,24 +45,33 @@ class PipelineTimes:
 def measure_parts(
     data: LabeledImages, preprocess: Preprocess, augment: Augment | None, num_images: int = 64
 ) -> PipelineTimes:
-    """Time each part on images spread over the data set; the first image warms up and does not count."""
+    """Time each part on images spread over the data set; the first one that can be read warms up and does not count.
+
+    Raises:
+        DataError: if less than two of them can be read.
+    """
     chosen = np.linspace(0, len(data) - 1, num_images + 1).astype(np.int64).tolist()
     transform = None if augment is None else image_transform(augment, preprocess)
     spent = {"decode": 0.0, "resize": 0.0, "train": 0.0, "collate": 0.0}
     tensors = []
-    for number, index in enumerate(chosen):
-        if number == 1:
+    for index in chosen:
+        if len(tensors) == 1:
             spent = dict.fromkeys(spent, 0.0)
-        with _timed(spent, "decode"):
-            image = data.image(index)
+        try:
+            with _timed(spent, "decode"):
+                image = data.image(index)
+        except DataError:
+            continue  # training names it when it gets there
         with _timed(spent, "resize"):
             tensors.append(prepare(image, preprocess))
         if transform is not None:
             with _timed(spent, "train"):
                 augment_image(transform, image, 0, 0, index)
+    if len(tensors) < 2:
+        raise DataError(f"of {len(chosen)} images spread over the data, {len(tensors)} can be read; two are needed")
     with _timed(spent, "collate"):
         torch.stack(tensors)
-    each = {name: seconds / num_images for name, seconds in spent.items()}
+    each = {name: seconds / (len(tensors) - 1) for name, seconds in spent.items()}
     beyond = max(each["train"] - each["resize"], 0.0)
     return PipelineTimes(decode=each["decode"], resize=each["resize"], augment=beyond, collate=each["collate"])
 
