@@ -73,6 +73,8 @@ class Train:
     """Change any field of the run, such as optimizer.lr=1e-3 or model.drop_path=0.1. Repeat the option for several."""
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Also send the lines of `metrics.jsonl` there."""
+    profile: bool = False
+    """Say after each epoch where its time went."""
     resume: bool = False
     """Go on from the newest checkpoint in `--out`; the result is that of a run that was never stopped."""
 
@@ -110,9 +112,11 @@ class Train:
         if self.weights is not None:
             config = replace(config, model=replace(config.model, weights=str(self.weights)))
         given = {name: getattr(self, name) for name in FIELDS if getattr(self, name) is not None}
+        given |= {"profile": True} if self.profile else {}
         config = replace(config, **given)
         for assignment in self.set_:
             config = change(config, assignment)
+        _check_weights(config.model.weights)
         return config
 
     def _start(self) -> TrainConfig:
@@ -132,6 +136,15 @@ class Train:
         if self.data is None and self.model not in list_recipes():
             raise ConfigError("no data given; add --data FOLDER, or --data garments for the embedded images")
         return config
+
+
+def _check_weights(weights: str | None) -> None:
+    """Say what a recipe that starts from an earlier run needs, if that is not there."""
+    from leanformer.errors import ConfigError
+    from leanformer.zoo.resolve import kind_of
+
+    if weights is not None and kind_of(weights) == "folder" and not Path(weights).exists():
+        raise ConfigError(f"training is to start from {weights}, which is not there; name other weights by --weights")
 
 
 def _with_resume(command: list[str]) -> str:

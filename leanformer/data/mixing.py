@@ -42,7 +42,15 @@ def mix(
     images: Tensor, labels: Tensor, mixing: Mixing, *, num_classes: int, smoothing: float, seed: int, step: int
 ) -> tuple[Tensor, Tensor]:
     """Mixed copies of the images (B, 3, H, W), and for int64 labels (B,), or targets (B, num_classes), the smoothed
-    targets (B, num_classes) of the mixed images."""
+    targets (B, num_classes) of the mixed images.
+
+    Raises:
+        ConfigError: if the number of images is odd, as where all of a small data set are one batch.
+    """
+    if len(images) % 2:
+        raise ConfigError(
+            f"{len(images)} images cannot be mixed in pairs; take an even batch_size, such as {len(images) - 1}"
+        )
     from timm.data.mixup import Mixup
 
     mixup = Mixup(

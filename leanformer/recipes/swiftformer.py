@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from leanformer.data.sampling import Sampling
 from leanformer.recipes.imagenet import AUGMENT, imagenet
 from leanformer.recipes.registry import recipe
 from leanformer.tasks import Distill
@@ -41,6 +42,7 @@ def _swiftformer(model: str, out: Path) -> TrainConfig:
         lr=AS_PUBLISHED,
         clip=Clip(limit=0.01, by="adaptive"),
         distill=TEACHER,
+        sampling=Sampling(repeat=3),
         evaluate_every=20,
     )
 

@@ -39,3 +39,16 @@ def test_a_recipe_of_imagenet_asks_for_its_images(refused, tmp_path):
 def test_a_wrong_field_is_refused_before_anything_is_read(refused, tmp_path):
     message = refused("train", "deit_nano", "--data", "nowhere", "--out", tmp_path / "x", "--set", "optimizer.lrr=1")
     assert message == "leanformer: --set optimizer.lrr=1: 'adamw' has no field 'lrr'; did you mean lr?\n"
+
+
+def test_a_recipe_that_starts_from_an_earlier_run_asks_for_it(refused, tmp_path):
+    message = refused("train", "flatten_cswin_base_384_in1k", "--data", "nowhere", "--out", tmp_path / "x")
+    assert "start from runs/flatten_cswin_base_in1k, which is not there; name other weights by --weights" in message
+
+
+def test_images_that_cannot_be_mixed_in_pairs_are_refused(run, tmp_path):
+    data = write_folder(tmp_path / "data", num_classes=3, per_class=3, num_val=1)
+    small = ("--set", "model.image_size=32", "--device", "cpu", "--workers", 0, "--epochs", 1)
+    outcome = run("train", "deit_nano", "--data", data, "--out", tmp_path / "x", *small, "--set", "mixing=mixing")
+    assert outcome.status == 2
+    assert "9 images cannot be mixed in pairs; take an even batch_size, such as 8" in outcome.err

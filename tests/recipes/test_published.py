@@ -14,6 +14,7 @@ import torch
 from published import HERE
 
 from leanformer.config import from_dict, to_dict
+from leanformer.data.sampling import Sampling
 from leanformer.data.synthetic import shapes
 from leanformer.models import ImageClassifier
 from leanformer.recipes import find_recipe, list_recipes, swiftformer
@@ -203,7 +204,7 @@ def test_swiftformer_decays_layer_scales_and_learns_from_a_regnet():
     assert not any(name.endswith(("gamma", "token_weight")) for name, _ in spared["params"])
     assert config.distill is not None
     assert (config.distill.teacher, config.distill.target) == ("timm/regnety_160.deit_in1k", "hard")
-    assert (config.distill.share, config.evaluate_every) == (0.5, 20)
+    assert (config.distill.share, config.sampling, config.evaluate_every) == (0.5, Sampling(repeat=3), 20)
     assert config.augment == replace(AUGMENT, auto_augment=None, color_jitter=0.4)
 
 
