@@ -19,7 +19,7 @@ from leanformer.data.synthetic import shapes
 from leanformer.models import ImageClassifier
 from leanformer.recipes import find_recipe, list_recipes, swiftformer
 from leanformer.recipes.imagenet import AUGMENT
-from leanformer.training import Clip, Constant, TrainConfig, fit
+from leanformer.training import Clip, Constant, Groups, TrainConfig, fit
 from leanformer.training.build import build_model
 from leanformer.training.groups import parameter_groups
 from leanformer.zoo import list_models
@@ -105,6 +105,10 @@ def test_a_recipe_has_the_numbers_of_the_published_table(name):
     assert config.precision == "fp32"
     assert config.label_smoothing == 0.1
     assert config.loss in (None, "cross_entropy")
+    assert (config.optimizer.betas, config.optimizer.eps) == ((0.9, 0.999), 1e-8)
+    usual = not name.startswith("swiftformer")  # whose groups are tested below, the usual ones in test_groups.py
+    assert (config.optimizer.groups == Groups()) == usual
+    assert config.evaluate_every == (10 if name == "l2vit_base_in22k" else 1 if usual else 20)
 
 
 def test_every_published_training_has_a_recipe():
