@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from leanformer.cli.common import check_free, evaluate_on, open_trainable, optional, quoted
+from leanformer.cli.common import check_free, evaluate_images, open_trainable, optional, options_of, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class Compress:
         """Print what was done and what it bought; save the model."""
         from leanformer import api, bench, edits
         from leanformer.checkpoints import runs
+        from leanformer.data import open_data
         from leanformer.errors import ConfigError
 
         if not self.edit:
@@ -57,9 +58,11 @@ class Compress:
         agreement = compared.agreements[0]
         extra = {"max_diff": agreement.max_diff, "relative_diff": agreement.relative_diff}
         if self.data is not None:
-            extra["top1_before"] = evaluate_on(before, self.data, 64).top1
-            extra["top1"] = evaluate_on(model, self.data, 64).top1
-            print(f"top-1 {100 * extra['top1_before']:.2f} % before, {100 * extra['top1']:.2f} % after")
+            images = open_data(self.data, "val", options_of(self.model, self.data))
+            had, has = (evaluate_images(state, images, self.data, 64) for state in (before, model))
+            name = had.score_name.replace("-", "")
+            extra |= {f"{name}_before": had.score, name: has.score}
+            print(f"{had.score_name} {100 * had.score:.2f} % before, {100 * has.score:.2f} % after")
         runs.save(model, self.out, extra={"metrics": extra, "from": self.model})
         out, file = quoted(self.out), quoted(self.out / "model.onnx")
         print(f"saved in {self.out}; next: leanformer export {out} --out {file}")

@@ -9,6 +9,7 @@ import pytest
 
 from leanformer.data import DataOptions, Sampling
 from leanformer.data.synthetic import write_folder
+from leanformer.layers.norm import Norms, RepBN
 from leanformer.models.vit import ViT
 from leanformer.training import ModelSpec, TrainConfig, fit
 from leanformer.viz import write_run_page
@@ -33,7 +34,9 @@ def attributes(tmp_path_factory) -> Path:
 def several(attributes, tmp_path_factory) -> Path:
     """A run on half of them, read as the list alone does not say."""
     config = TrainConfig(
-        model=ModelSpec(config=ViT(image_size=32, patch_size=8, dim=24, depth=1, num_heads=2)),
+        model=ModelSpec(
+            config=ViT(image_size=32, patch_size=8, dim=24, depth=1, num_heads=2, norms=Norms(block=RepBN()))
+        ),
         data=str(attributes),
         data_options=DataOptions(multi_label=True),
         sampling=Sampling(fraction=0.5),
@@ -76,6 +79,14 @@ def test_evaluation_prints_the_figures_of_each_class(run, several, attributes):
 def test_what_only_images_of_one_class_have_is_refused(refused, several, attributes):
     message = refused("evaluate", several, "--data", attributes, "--calibration")
     assert "images of several classes, for which --calibration says nothing" in message
+
+
+def test_compression_compares_the_figures_of_several_classes(run, several, attributes, tmp_path):
+    out = tmp_path / "smaller"
+    outcome = run("compress", several, "--edit", "fold_norms", "--data", attributes, "--repeats", 3, "--out", out)
+    assert "\nmAP " in outcome.out and "top-1" not in outcome.out
+    metrics = json.loads((out / "model.json").read_text())["extra"]["metrics"]
+    assert metrics["mAP"] == pytest.approx(metrics["mAP_before"])
 
 
 @pytest.mark.parametrize("views", ["flip", "five", "ten"])
