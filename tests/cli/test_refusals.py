@@ -105,7 +105,7 @@ def test_a_folder_in_which_no_image_can_be_read_names_the_first(run, tmp_path):
             (tmp_path / "data" / name / f"{number}.jpg").write_text("no image")
     outcome = run(*TRAIN, "--data", tmp_path / "data", "--out", tmp_path / "run")
     assert outcome.status == 2
-    assert re.search(r"leanformer: none of the \d images can be read\n  .*data/[ab]/\d\.jpg cannot be read", outcome.err)
+    assert re.search(r"none of the \d images can be read\n  .*data/[ab]/\d\.jpg cannot be read", outcome.err)
     assert not (tmp_path / "run" / "model.json").exists()
 
 
