@@ -126,7 +126,7 @@ def test_weights_are_not_for_what_brings_its_own(refused, trained, photo, tmp_pa
 def test_a_model_without_weights_says_where_to_get_them(refused, photo):
     message = refused("predict", "slab_swin_tiny", photo)
     assert re.search(
-        r"download slab_swin_tiny\.pth from https://\S+ and put it at \S+, .*or give the file \(weights= or "
+        r"download slab_swin_tiny\.pth from https://\S+ .*and put it at \S+, .*or give the file \(weights= or "
         r"--weights\)",
         message,
     )
