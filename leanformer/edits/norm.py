@@ -21,6 +21,9 @@ class FoldNorms(Edit):
     Norms behind a layer fold backward into it, norms in front fold forward. Zero-padded windows then pad with the
     vector that the norm maps to zero. A norm that cannot be folded exactly becomes a `FrozenAffine`; `frozen` records
     those. LayerNorms depend on each input and stay.
+
+    Where a backbone ends with a norm of its own (PVTv2), that norm folds into the classifier: the scores stay, the
+    backbone's last map is no longer normalised.
     """
 
     frozen: tuple[str, ...] = ()
