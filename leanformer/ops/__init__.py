@@ -8,11 +8,15 @@ from leanformer.ops.linear_attention import linear_attention
 from leanformer.ops.maps import pad_image, to_map, to_tokens
 from leanformer.ops.precision import full_float32
 from leanformer.ops.regions import join_windows, pad_to_multiple, shifted_window_mask, shortfall, split_windows
+from leanformer.ops.statistics import Moments, constant_channels, gaussian_entropy
 
 __all__ = [
+    "Moments",
     "additive_attention",
+    "constant_channels",
     "focused_map",
     "full_float32",
+    "gaussian_entropy",
     "join_windows",
     "linear_attention",
     "merge_heads",
