@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from leanformer import ops
 from leanformer.errors import ConfigError
+from leanformer.layers.norm import Place
 from leanformer.layers.region import PaddedRegion
 from leanformer.layers.site import Grid, NormSite
 
@@ -39,7 +40,9 @@ class PatchEmbed(nn.Module):
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norm behind the projection, if there is one."""
-        return () if self.norm is None else (NormSite(owner=self, attribute="norm", before=self.proj),)
+        if self.norm is None:
+            return ()
+        return (NormSite(owner=self, attribute="norm", place="stem", before=self.proj),)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """(B, 3, H, W) to tokens (B, H/p W/p, C) and their grid."""
@@ -70,10 +73,10 @@ class ConvStem(nn.Module):
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The batch norms between the convolutions and the norm behind the last."""
         between = tuple(
-            NormSite(owner=self.bns, attribute=str(index), before=conv)  # type: ignore[arg-type]
+            NormSite(owner=self.bns, attribute=str(index), place=None, before=conv)  # type: ignore[arg-type]
             for index, conv in enumerate(self.convs)
         )
-        return (*between, NormSite(owner=self, attribute="norm", before=self.proj))
+        return (*between, NormSite(owner=self, attribute="norm", place="stem", before=self.proj))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """(B, 3, H, W) to tokens (B, H/p W/p, C) and their grid."""
@@ -100,8 +103,8 @@ class ReluStem(nn.Module):
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The batch norms behind the convolutions, and the norm behind all."""
         convs = cast(list[nn.Conv2d], list(self.convs))
-        inner = (NormSite(owner=self.bns, attribute=str(i), before=convs[i]) for i in range(len(self.bns)))
-        return (*inner, NormSite(owner=self, attribute="norm", before=convs[-1]))
+        inner = (NormSite(owner=self.bns, attribute=str(i), place=None, before=convs[i]) for i in range(len(self.bns)))
+        return (*inner, NormSite(owner=self, attribute="norm", place="stem", before=convs[-1]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """(B, 3, H, W) to tokens (B, H/p W/p, C) and their grid."""
@@ -122,7 +125,7 @@ class NormedDownsample(PaddedRegion):
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norm in front of the convolution."""
-        return (NormSite(owner=self, attribute="norm", after=(self.proj,), paddings=(self,)),)
+        return (NormSite(owner=self, attribute="norm", place="downsample", after=(self.proj,), paddings=(self,)),)
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """(B, H W, C) to the tokens of the coarser map, (B, H/2 W/2, C_out), and its grid."""
@@ -131,18 +134,31 @@ class NormedDownsample(PaddedRegion):
 
 
 class ConvDownsample(nn.Module):
-    """A strided convolution of the map, then a norm."""
+    """A strided convolution of the map, then a norm.
+
+    Args:
+        place: what the config calls the place of the norm.
+    """
 
     def __init__(
-        self, dim: int, dim_out: int, norm: nn.Module, *, kernel_size: int, stride: int = 2, padding: int = 0
+        self,
+        dim: int,
+        dim_out: int,
+        norm: nn.Module,
+        *,
+        kernel_size: int,
+        stride: int = 2,
+        padding: int = 0,
+        place: Place = "downsample",
     ) -> None:
         super().__init__()
+        self.place: Place = place
         self.proj = nn.Conv2d(dim, dim_out, kernel_size, stride=stride, padding=padding)
         self.norm = norm
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norm behind the convolution."""
-        return (NormSite(owner=self, attribute="norm", before=self.proj),)
+        return (NormSite(owner=self, attribute="norm", place=self.place, before=self.proj),)
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """(B, N, C) to the tokens of the coarser map, (B, N', C_out), and its grid."""
@@ -160,7 +176,7 @@ class PatchMerging(nn.Module):
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norm in front of the projection."""
-        return (NormSite(owner=self, attribute="norm", after=(self.reduction,)),)
+        return (NormSite(owner=self, attribute="norm", place="downsample", after=(self.reduction,)),)
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """(B, H W, C) to (B, H/2 W/2, C_out) and the new grid."""

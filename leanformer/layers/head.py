@@ -52,7 +52,11 @@ class ClassifierHead(nn.Module):
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norm in front of the classifier; pooling lies between, and commutes with a folded norm."""
-        return () if self.norm is None else (NormSite(owner=self, attribute="norm", after=self.classifiers()),)
+        return (
+            ()
+            if self.norm is None
+            else (NormSite(owner=self, attribute="norm", place="final", after=self.classifiers()),)
+        )
 
     def normalize(self, x: Tensor) -> Tensor:
         """The tokens (B, N, C) as they are pooled."""

@@ -27,7 +27,7 @@ class LocalConcentration(nn.Module):
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The batch norm between GELU and a convolution that pads with zeros: it folds into neither."""
-        return (NormSite(owner=self, attribute="bn", after=(self.conv2,)),)
+        return (NormSite(owner=self, attribute="bn", place=None, after=(self.conv2,)),)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, H W, C) to the same shape."""

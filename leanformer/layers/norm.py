@@ -7,13 +7,16 @@ with them fails in transformers. RepBN adds a learnable shortcut, PRepBN blends 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from leanformer.config import register_config
 from leanformer.errors import ConfigError
+
+Place = Literal["block", "stem", "downsample", "reduction", "final"]
+"""A kind of place that a backbone's config chooses a norm for: the fields of `Norms`."""
 
 
 class NormConfig:
@@ -100,8 +103,8 @@ class Norms:
     """Where keys and values get coarser (PVT)."""
     final: NormConfig | None = None
 
-    def at(self, place: str) -> NormConfig:
-        """The norm of `place`: block, stem, downsample, reduction or final."""
+    def at(self, place: Place) -> NormConfig:
+        """The norm of `place`."""
         return getattr(self, place) or self.block
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from leanformer.layers.norm import NormConfig
+from leanformer.layers.norm import NormConfig, Place
 
 Grid = tuple[int, int]
 """(height, width) of a token map."""
@@ -113,6 +113,8 @@ class NormSite:
     owner: nn.Module
     attribute: str
     """Name of the norm in its owner."""
+    place: Place | None = "block"
+    """What the backbone's config calls the place; None where the layer comes with this norm and nobody chooses it."""
     before: nn.Linear | nn.Conv2d | None = None
     """The layer whose output is normalised and nothing else reads: the norm folds backward into it."""
     after: tuple[nn.Linear | nn.Conv2d, ...] = ()

@@ -50,7 +50,7 @@ class ImageClassifier(nn.Module):
         if found is None:
             return ()
         owner, attribute = found
-        return (NormSite(owner=owner, attribute=attribute, after=self.head.classifiers()),)
+        return (NormSite(owner=owner, attribute=attribute, place="final", after=self.head.classifiers()),)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay must leave alone, besides biases and everything of one axis."""

@@ -66,9 +66,9 @@ class PyramidFeatures(nn.Module):
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norms of the levels, and the one that the backbone ends with if it does; who reads their maps is not
         known here, so they fold into nothing."""
-        levels = tuple(NormSite(owner=self.norms, attribute=level) for level in self.norms)
+        levels = tuple(NormSite(owner=self.norms, attribute=level, place="final") for level in self.norms)
         found = self.backbone.output_norm()
-        return levels if found is None else (*levels, NormSite(owner=found[0], attribute=found[1]))
+        return levels if found is None else (*levels, NormSite(owner=found[0], attribute=found[1], place="final"))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) to one map (B, C, H / stride, W / stride) for each level."""

@@ -94,7 +94,7 @@ class ProjectedHead(ClassifierHead):
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norm in front of the layer."""
-        return (NormSite(owner=self, attribute="norm", after=(self.proj,)),)
+        return (NormSite(owner=self, attribute="norm", place="final", after=(self.proj,)),)
 
     def read(self, x: Tensor) -> tuple[Tensor, ...]:
         """What the classifier reads of normalised tokens (B, N, C): (B, hidden), alone."""

@@ -232,7 +232,7 @@ class PyramidVisionTransformerV2(PyramidTransformer):
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norms in front of convolutions that pad with zeros, into which nothing folds."""
-        return tuple(NormSite(owner=stage, attribute="norm") for stage in self.stages[:-1])
+        return tuple(NormSite(owner=stage, attribute="norm", place="final") for stage in self.stages[:-1])
 
 
 def _block(config: Pyramid, stage: int, index: int, grid: Grid, drop_path: float) -> Block:

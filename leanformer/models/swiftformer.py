@@ -84,7 +84,7 @@ class SwiftFormerStem(nn.Module):
         super().__init__()
         half = dim // 2
         self.first = PatchEmbed(in_channels, half, 2, norm.build(half), kernel_size=3, padding=1)
-        self.second = ConvDownsample(half, dim, norm.build(dim), kernel_size=3, padding=1)
+        self.second = ConvDownsample(half, dim, norm.build(dim), kernel_size=3, padding=1, place="stem")
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """(B, 3, H, W) to tokens (B, N, C) of a map of a quarter of the side, rounded up, and their grid."""

@@ -29,7 +29,7 @@ class Additive(AttentionConfig):
     """How the shares of the tokens in the global query are normalised: "l2" gives them length 1 over the tokens; "ones"
     makes each 1, as the weights published before July 2023 and those on Hugging Face need it."""
 
-    def build(self, site: Site) -> TokenMixer:
+    def mixer(self, site: Site) -> TokenMixer:
         """The mixer for this place."""
         return AdditiveAttention(site, self.token_norm)
 

@@ -14,7 +14,8 @@ from leanformer.layers.site import Grid, Kernel, NormSite, Site, TokenMixer
 
 
 class AttentionConfig:
-    """Base of the configs of attentions."""
+    """Base of the configs of attentions. What they build remembers the config and the site, as `attention` and `site`,
+    so that edits can build another in its place."""
 
     kind: ClassVar[str]
     takes_mask: ClassVar[bool] = False
@@ -26,6 +27,12 @@ class AttentionConfig:
         Raises:
             ConfigError: if the attention cannot work there.
         """
+        mixer = self.mixer(site)
+        mixer.attention, mixer.site = self, site  # type: ignore[attr-defined]
+        return mixer
+
+    def mixer(self, site: Site) -> TokenMixer:
+        """What `build` gives; subclasses say how it is made."""
         raise NotImplementedError
 
 
@@ -36,7 +43,7 @@ class KernelAttention(AttentionConfig):
         """The kernel for this place."""
         raise NotImplementedError
 
-    def build(self, site: Site) -> TokenMixer:
+    def mixer(self, site: Site) -> TokenMixer:
         """The kernel in the frame that the site asks for."""
         frame = SelfAttention if site.reduction is None else ReducedAttention
         return frame(site, self.kernel(site))
@@ -110,7 +117,9 @@ class ReducedAttention(Frame):
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norm behind the reducing convolution."""
-        return () if self.norm is None else (NormSite(owner=self, attribute="norm", before=self.reduce),)
+        if self.norm is None:
+            return ()
+        return (NormSite(owner=self, attribute="norm", place="reduction", before=self.reduce),)
 
     def forward(self, x: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """Mix x, (B, N, C), the tokens of a map of size `grid`."""

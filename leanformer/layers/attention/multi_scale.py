@@ -33,9 +33,9 @@ class MultiScaleLinear(KernelAttention):
         """The kernel for this place."""
         return MultiScaleKernel(site, self.scales)
 
-    def build(self, site: Site) -> TokenMixer:
+    def mixer(self, site: Site) -> TokenMixer:
         """The kernel in the frame that the site asks for, without its projection: joining the scales is one."""
-        return super().build(replace(site, out_proj=False))
+        return super().mixer(replace(site, out_proj=False))
 
 
 class MultiScaleKernel(LinearKernel):
