@@ -14,18 +14,19 @@ from leanformer.data import packed
 from leanformer.data.folders import LAYOUT, VAL_NAMES, VAL_SHARE, Split, class_folders
 from leanformer.data.garments import garments
 from leanformer.data.hugging_face import HUGGING_FACE, is_saved, open_hugging_face
+from leanformer.data.idx import is_idx, open_idx
 from leanformer.data.imagenet import KAGGLE, flat_labels, readable
 from leanformer.data.labeled import ArrayImages, LabeledImages
 from leanformer.data.lists import SUFFIXES, open_lists
 from leanformer.data.options import DataOptions
 from leanformer.data.stored import Files, StoredImages
 from leanformer.data.trees import FileTree
+from leanformer.data.unpacked import ending
 from leanformer.errors import DataError, suggestion
 
 __all__ = ["ArrayImages", "ImageFolder", "LabeledImages", "Split", "check_readable", "open_data"]
 
 DATASETS = {"garments": garments}
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 NUM_SHOWN = 3
 
 
@@ -78,11 +79,13 @@ def _open(source: str | Path, split: Split, options: DataOptions) -> LabeledImag
 
 def _open_file(path: Path, split: Split, options: DataOptions) -> LabeledImages:
     name = path.name.lower()
+    if is_idx(path):
+        return open_idx(path, split, options)
     if name.endswith(".parquet"):
         return open_hugging_face(path, split, options)
     if name.endswith(SUFFIXES):
         return open_lists(path, None, split, options)
-    if name.endswith((".zip", ".tar", *COMPRESSED)):
+    if ending(path) in (".zip", ".tar"):
         return _open_files([path], [], split, options, path)
     return ImageFolder(path, split)  # which says what was expected
 
@@ -97,11 +100,13 @@ def _open_folder(path: Path, split: Split, options: DataOptions) -> LabeledImage
     except OSError as error:
         raise DataError(f"{path} cannot be listed: {error.strerror}") from error
     if not (path / "train").is_dir():
+        if any(map(is_idx, files)):
+            return open_idx(path, split, options)
         for endings in ((".tar",), (".zip",), SUFFIXES):
-            train, val = _by_split([file for file in files if file.suffix.lower() in endings])
+            train, val = _by_split([file for file in files if ending(file) in endings])
             if train:
                 return _open_files(train, val, split, options, path)
-        tars = [file for file in files if file.suffix.lower() == ".tar"]
+        tars = [file for file in files if ending(file) == ".tar"]
         if tars and len(tars) == len([file for file in files if file.suffix not in (".txt", ".md")]):
             return packed.open_shards(tars, [], split, options)
     return ImageFolder(path / KAGGLE if (path / KAGGLE).is_dir() else path, split, options.val_share)
@@ -111,7 +116,7 @@ def _open_files(
     train: list[Path], val: list[Path], split: Split, options: DataOptions, source: str | Path
 ) -> LabeledImages:
     """The lists, zip files or shards of one side or both."""
-    kinds = {file.suffix.lower() for file in (*train, *val)}
+    kinds = {ending(file) for file in (*train, *val)}
     if not train and not val:
         raise DataError(f"no file fits {source}")
     if kinds == {".zip"}:
