@@ -3,7 +3,15 @@
 from leanformer.bench.compare import Agreement, Comparison, check_outputs, compare
 from leanformer.bench.cost import Cost, count_cost
 from leanformer.bench.known import KnownCost, known_cost
-from leanformer.bench.latency import Runner, Timing, eager_runner, measure_interleaved
+from leanformer.bench.latency import (
+    Runner,
+    Timing,
+    eager_runner,
+    measure_interleaved,
+    summarize,
+    time_in_turns,
+    with_speedup,
+)
 from leanformer.bench.method import Method, record_method
 from leanformer.bench.parts import count_parts
 from leanformer.bench.table import Row, format_json, format_markdown, format_text
@@ -28,4 +36,7 @@ __all__ = [
     "known_cost",
     "measure_interleaved",
     "record_method",
+    "summarize",
+    "time_in_turns",
+    "with_speedup",
 ]

@@ -82,7 +82,33 @@ def measure_interleaved(
     min_seconds: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
-    """Time the runners in turns: `warmup` rounds unmeasured, then `repeats` rounds and at least `min_seconds`.
+    """Time the runners in turns, as `time_in_turns` does, and compare each with the first."""
+    seconds = time_in_turns(
+        runners,
+        batch_size=batch_size,
+        image_size=image_size,
+        warmup=warmup,
+        repeats=repeats,
+        threads=threads,
+        min_seconds=min_seconds,
+        clock=clock,
+    )
+    timings = [summarize(r.name, times, batch_size=batch_size) for r, times in zip(runners, seconds, strict=True)]
+    return [with_speedup(timing, times, seconds[0]) for timing, times in zip(timings, seconds, strict=True)]
+
+
+def time_in_turns(
+    runners: Sequence[Runner],
+    *,
+    batch_size: int,
+    image_size: int | tuple[int, int],
+    warmup: int = 5,
+    repeats: int = 50,
+    threads: int | None = None,
+    min_seconds: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
+    """Seconds of each runner in each round: `warmup` rounds unmeasured, then `repeats` and at least `min_seconds`.
 
     Each timed call follows an untimed one of the same runner, so that it finds its own caches and awake threads.
     `threads` are torch's for the time of the measurement.
@@ -101,8 +127,7 @@ def measure_interleaved(
             for index in order:
                 runners[index].call(inputs[index])
                 seconds[index].append(_timed(runners[index], inputs[index], clock))
-    timings = [summarize(r.name, times, batch_size=batch_size) for r, times in zip(runners, seconds, strict=True)]
-    return [with_speedup(timing, times, seconds[0]) for timing, times in zip(timings, seconds, strict=True)]
+    return seconds
 
 
 def summarize(name: str, seconds: Sequence[float], *, batch_size: int) -> Timing:
