@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,11 @@ def write_bytes(path: str | Path, data: bytes) -> str:
     return _write(Path(path), [data], len(data))
 
 
+def write_chunks(path: str | Path, chunks: Iterable[bytes], size: int) -> str:
+    """`write_bytes` of what comes in parts, of about `size` bytes together, which only a message needs."""
+    return _write(Path(path), chunks, size)
+
+
 def write_text(path: str | Path, text: str) -> str:
     """`write_bytes` of text in UTF-8."""
     return write_bytes(path, text.encode("utf-8"))
@@ -166,7 +171,7 @@ def _raw(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _write(path: Path, chunks: Iterator[bytes | memoryview] | list[bytes], size: int) -> str:
+def _write(path: Path, chunks: Iterable[bytes | memoryview], size: int) -> str:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from leanformer.checkpoints.fetch import cache_folder
 from leanformer.checkpoints.files import write_bytes
 from leanformer.data.preprocess import open_image, printable
 from leanformer.data.stored import Names
+from leanformer.data.unpacked import is_compressed, unpacked
 from leanformer.errors import CheckpointError, DataError
 
 log = logging.getLogger(__name__)
@@ -47,11 +48,14 @@ class Index:
 
 
 def index_of(path: Path) -> Index:
-    """The index of the zip or tar at `path`, from the cache if the file has not changed since.
+    """The index of the zip or tar at `path`, from the cache if the file has not changed since; that of an archive which
+    is compressed as a whole is of the tar that it was unpacked to.
 
     Raises:
-        DataError: if the archive is missing, truncated, damaged, encrypted, or compressed as a whole.
+        DataError: if the archive is missing, truncated, damaged or encrypted.
     """
+    if is_compressed(path):
+        path = unpacked(path)
     try:
         facts = path.stat()
     except OSError as error:
@@ -185,11 +189,6 @@ def _tar_rows(path: Path) -> Iterator[Row]:
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise DataError(f"{path} is truncated or damaged after {last}: the mark of its end is missing")
     except (tarfile.TarError, OSError, EOFError) as error:
-        if path.name.lower().endswith((".tgz", ".gz", ".bz2", ".xz", ".zst")):
-            raise DataError(
-                f"{path} is compressed as a whole, so no image in it can be read by its place; unpack it to a plain "
-                ".tar (gunzip keeps the images as they are, which are compressed already)"
-            ) from error
         raise DataError(f"{path} is truncated or damaged after {last}, or no tar archive: {error}") from error
 
 
