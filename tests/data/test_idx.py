@@ -1,5 +1,6 @@
 import gzip
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,6 +24,12 @@ def idx(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
 
 
+def arrays(source: Path, split: Literal["train", "val"], val_share: float = 0.2) -> ArrayImages:
+    data = open_data(source, split, DataOptions(val_share=val_share))
+    assert isinstance(data, ArrayImages)
+    return data
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A set of both sides, half of it packed."""
@@ -37,8 +44,7 @@ def folder(tmp_path: Path) -> Path:
     ("split", "pixels", "labels"), [("train", TRAIN, TRAIN_LABELS), ("val", VAL, VAL_LABELS)], ids=["train", "val"]
 )
 def test_a_folder_of_idx_files_is_one_array_with_its_labels(folder, split, pixels, labels):
-    data = open_data(folder, split)
-    assert isinstance(data, ArrayImages)
+    data = arrays(folder, split)
     np.testing.assert_array_equal(data.pixels, pixels)
     assert data.labels.tolist() == labels.tolist()
     assert data.classes == ("0", "1", "2")
@@ -55,7 +61,7 @@ def test_batches_are_made_of_idx_files(folder):
 def test_a_set_without_a_side_for_validation_is_divided(folder):
     for file in folder.glob("t10k*"):
         file.unlink()
-    train, val = (open_data(folder, split, DataOptions(val_share=0.4)) for split in ("train", "val"))
+    train, val = arrays(folder, "train", 0.4), arrays(folder, "val", 0.4)
     both = sorted(image.tobytes() for image in (*train.pixels, *val.pixels))
     assert both == sorted(image.tobytes() for image in TRAIN)
     assert 1 <= len(val) < len(train)
@@ -68,7 +74,7 @@ def test_emnist_is_turned_upright_and_named_by_its_mapping(folder):
     for file in list(folder.iterdir()):
         file.rename(folder / f"emnist-letters-{file.name.replace('t10k', 'test')}")
     (folder / "emnist-letters-mapping.txt").write_text("0 48\n2 65 97\n1 66\n\n")
-    data = open_data(folder, "val")
+    data = arrays(folder, "val")
     assert data.classes == ("0", "B", "A/a")
     np.testing.assert_array_equal(data.pixels, VAL.swapaxes(1, 2))
 
@@ -160,7 +166,8 @@ def test_a_file_is_read_by_what_it_holds_not_by_its_ending(tmp_path):
 
 @pytest.mark.skipif(not FASHION_MNIST.exists(), reason="needs the Debian package dataset-fashion-mnist")
 def test_fashion_mnist_has_the_classes_and_images_of_garments():
-    data, garments = open_data(FASHION_MNIST, "val"), open_data("garments", "val")
+    data, garments = arrays(FASHION_MNIST, "val"), open_data("garments", "val")
+    assert isinstance(garments, ArrayImages)
     assert (len(data), data.classes) == (10_000, garments.classes)
     first = np.sort(np.concatenate([np.flatnonzero(data.labels == label)[:100] for label in range(10)]))
     np.testing.assert_array_equal(data.pixels[first], garments.pixels)
