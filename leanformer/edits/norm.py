@@ -3,14 +3,15 @@ section 3.2)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from leanformer.edits.edit import Edit, EditReport, edit
+from leanformer.edits.norm_sites import FoundNorm, affine_of, find_norms, frozen, is_affine, refuse_unfinished, why_none
 from leanformer.errors import EditError
-from leanformer.layers.norm import FrozenAffine, ProgressiveNorm, RepBatchNorm, batch_norm_affine
+from leanformer.layers.norm import FrozenAffine
 from leanformer.layers.site import NormSite
 
 
@@ -31,86 +32,40 @@ class FoldNorms(Edit):
 
     def apply(self, model: nn.Module) -> EditReport:
         """Fold in place; the model is meant for eval mode from now on."""
-        found = _find(model)
-        foldable = [item for item in found if _is_affine(item.site.norm)]
-        if not foldable:
-            raise EditError(f"fold_norms: nothing to fold, {_why_not(found)}")
-        _refuse_unfinished(foldable)
-        frozen = tuple(item.name for item in foldable if not _can_fold(item.site))
-        replace(self, frozen=frozen)._fold(foldable)
-        return _report(replace(self, frozen=frozen), found, foldable)
+        found = find_norms(model)
+        foldable = _foldable(found)
+        kept = tuple(item.name for item in foldable if not _can_fold(item.site))
+        if all(item.name in kept and isinstance(item.norm, FrozenAffine) for item in foldable):
+            raise EditError(f"fold_norms: nothing to fold, {why_none(found, 'fold')}")
+        refuse_unfinished("fold_norms", foldable, "folding")
+        done = replace(self, frozen=kept)
+        done._fold(foldable)
+        return _report(done, found, foldable)
 
     def replay(self, model: nn.Module) -> None:
         """Remove the norms and add the biases and padding vectors that the saved model has."""
-        self._fold([item for item in _find(model) if _is_affine(item.site.norm)])
+        self._fold(_foldable(find_norms(model)))
 
     @torch.no_grad()
-    def _fold(self, items: list[_Found]) -> None:
+    def _fold(self, items: list[FoundNorm]) -> None:
         for item in items:
-            site = item.site
-            scale, shift = (t.double() for t in _affine(site.norm))
             if item.name in self.frozen:
-                shape = (-1, 1, 1) if isinstance(site.norm, nn.BatchNorm2d) else (-1,)
-                frozen = FrozenAffine(scale.view(shape).float(), shift.view(shape).float())
-                setattr(site.owner, site.attribute, frozen)
+                item.replace(frozen(item.norm))
                 continue
+            site = item.site
+            scale, shift = (t.double() for t in affine_of(site.norm))
             if site.before is not None:
                 _fold_backward(site.before, scale, shift)
             for layer in site.after:
                 _fold_forward(layer, scale, shift)
             for padding in site.paddings:
                 padding.set_padding((-shift / scale).to(site.after[0].weight.dtype))
-            setattr(site.owner, site.attribute, nn.Identity())
+            item.replace(nn.Identity())
 
 
-@dataclass(frozen=True)
-class _Found:
-    name: str
-    site: NormSite
-
-
-def _find(model: nn.Module) -> list[_Found]:
-    found = []
-    for prefix, module in model.named_modules():
-        if not hasattr(module, "norm_sites"):
-            continue
-        names = {id(child): name for name, child in module.named_modules()}
-        for site in module.norm_sites():  # type: ignore[operator]
-            inner = ".".join(part for part in (prefix, names[id(site.owner)], site.attribute) if part)
-            found.append(_Found(inner, site))
-    return found
-
-
-def _is_affine(norm: nn.Module) -> bool:
-    return isinstance(norm, (RepBatchNorm, ProgressiveNorm, nn.BatchNorm1d, nn.BatchNorm2d))
-
-
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        return batch_norm_affine(norm)
-    return norm.affine()  # type: ignore[operator]
-
-
-def _why_not(found: list[_Found]) -> str:
-    folded = nn.Identity, FrozenAffine
-    kinds = sorted({type(item.site.norm).__name__ for item in found if not isinstance(item.site.norm, folded)})
-    if not kinds:
-        return "this model has no norm, or its norms are folded already"
-    return (
-        f"this model has {', '.join(kinds)}, which depends on each input; "
-        "only RepBN, PRepBN and batch norms fold: train a model with them (norms=Norms(block=PRepBN()))"
-    )
-
-
-def _refuse_unfinished(items: list[_Found]) -> None:
-    for item in items:
-        norm = item.site.norm
-        if isinstance(norm, ProgressiveNorm) and float(norm.progress) > 0.0:
-            raise EditError(
-                f"fold_norms: {item.name} still blends {float(norm.progress):.3f} of its start norm, so folding would "
-                "change the model that was trained; train until norm_progress is 0, or set it to 0 on purpose with "
-                "set_scheduled(0.0)"
-            )
+def _foldable(found: list[FoundNorm]) -> list[FoundNorm]:
+    """The norms that are affine, and those that `FreezeNorms` made a fixed scale and shift."""
+    return [item for item in found if is_affine(item.norm) or isinstance(item.norm, FrozenAffine)]
 
 
 def _can_fold(site: NormSite) -> bool:
@@ -120,7 +75,7 @@ def _can_fold(site: NormSite) -> bool:
         return False  # what the convolution pads with zeros would have to be padded with -shift / scale
     if not site.paddings:
         return True
-    scale, shift = _affine(site.norm)
+    scale, shift = affine_of(site.norm)
     return bool((shift / scale).isfinite().all())  # the padding vector exists
 
 
@@ -152,7 +107,7 @@ def _set(layer: nn.Linear | nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
         layer.bias.copy_(bias.to(dtype))
 
 
-def _report(done: FoldNorms, found: list[_Found], foldable: list[_Found]) -> EditReport:
+def _report(done: FoldNorms, found: list[FoundNorm], foldable: list[FoundNorm]) -> EditReport:
     folded = [item for item in foldable if item.name not in done.frozen]
     names = {id(item) for item in foldable}
     left = [item for item in found if id(item) not in names and not isinstance(item.site.norm, nn.Identity)]

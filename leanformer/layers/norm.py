@@ -204,3 +204,19 @@ def batch_norm_affine(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tens
     assert bn.running_var is not None and bn.running_mean is not None
     scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
     return scale, bn.bias - scale * bn.running_mean
+
+
+def config_of(norm: nn.Module) -> NormConfig | None:
+    """The config that builds a norm like this one; None for what no config builds."""
+    if isinstance(norm, nn.LayerNorm):
+        return LayerNorm(eps=norm.eps)
+    if isinstance(norm, nn.RMSNorm):
+        return RMSNorm(eps=norm.eps or torch.finfo(torch.float32).eps)
+    if isinstance(norm, TokenBatchNorm):
+        return BatchNorm(eps=norm.eps)
+    if isinstance(norm, RepBatchNorm):
+        return RepBN(eps=norm.bn.eps)
+    if isinstance(norm, ProgressiveNorm):
+        start = config_of(norm.start)
+        return None if start is None else PRepBN(start=start, eps=norm.rep.bn.eps)
+    return None
