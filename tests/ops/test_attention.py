@@ -18,6 +18,13 @@ def test_bias_and_window_masks_are_added_to_the_scores() -> None:
     torch.testing.assert_close(ops.softmax_attention(q, k, v), scores.softmax(-1) @ v)
 
 
+def test_a_bias_of_the_keys_is_that_of_each_image_for_every_query_and_head() -> None:
+    q, k, v = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 7, 4), torch.randn(3, 2, 7, 4)
+    key_bias = torch.randn(3, 7)
+    scores = q @ k.transpose(-2, -1) / 2 + key_bias[:, None, None]
+    torch.testing.assert_close(ops.softmax_attention(q, k, v, key_bias=key_bias), scores.softmax(-1) @ v)
+
+
 def test_heads_split_and_merge_back() -> None:
     x = torch.randn(3, 5, 12)
     heads = ops.split_heads(x, 4)
