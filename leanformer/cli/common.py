@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from leanformer.data import DataOptions, LabeledImages
-    from leanformer.data.views import Views
+    from leanformer.data import DataOptions
     from leanformer.export import OnnxClassifier
     from leanformer.models import ImageClassifier
-    from leanformer.tasks import Metrics, MultiLabelMetrics
+    from leanformer.tasks import Metrics
 
 
 def optional(metavar: str, otherwise: str) -> object:
@@ -54,43 +51,12 @@ def evaluate_on(model: ImageClassifier | OnnxClassifier, data: str, batch_size: 
     """The model's figures on the validation images, of one class each, of a data set whose classes the model knows."""
     from leanformer.data import open_data
     from leanformer.errors import DataError
-    from leanformer.tasks import Metrics
+    from leanformer.tasks import Metrics, evaluate_images
 
     metrics = evaluate_images(model, open_data(data, "val"), data, batch_size, workers)
     if not isinstance(metrics, Metrics):
         raise DataError(f"{data} has images of several classes, which have no accuracy; use leanformer evaluate")
     return metrics
-
-
-def evaluate_images(
-    model: ImageClassifier | OnnxClassifier,
-    images: LabeledImages,
-    title: str,
-    batch_size: int,
-    workers: int = 0,
-    views: Views | None = None,
-) -> Metrics | MultiLabelMetrics:
-    """The model's figures on images, among the classes that they have; with `views`, from several of each image."""
-    from leanformer.data import EvalBatches
-    from leanformer.data.labeled import has_several
-    from leanformer.models import ImageClassifier
-    from leanformer.tasks import Classification
-    from leanformer.tasks.matching import AmongClasses, InWholeBatches, OverViews, find_columns
-
-    if isinstance(model, ImageClassifier):
-        model.check_classifies()
-    config = getattr(model, "config", None)
-    num_outputs = None if config is None else config.num_classes
-    columns = find_columns(model.classes, num_outputs, images, title)
-    measured: nn.Module = model
-    size = getattr(model, "batch_size", None)  # of an exported file that takes no other
-    if size is not None:
-        measured = InWholeBatches(measured, size)
-    if columns != list(range(num_outputs or len(model.classes or columns))):
-        measured = AmongClasses(measured, columns)
-    if views is not None:
-        measured = OverViews(measured, views, has_several(images))
-    return Classification().evaluate(measured, EvalBatches(images, model.preprocess, batch_size, workers))
 
 
 def options_of(model: str, data: str) -> DataOptions:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from leanformer.cli.common import check_free, evaluate_images, open_trainable, optional, options_of, quoted
+from leanformer.cli.common import check_free, open_trainable, optional, options_of, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class Compress:
         from leanformer.checkpoints import runs
         from leanformer.data import open_data
         from leanformer.errors import ConfigError
+        from leanformer.tasks import evaluate_images
 
         if not self.edit:
             raise ConfigError("no edit given; add --edit fold_norms")

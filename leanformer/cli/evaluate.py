@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from leanformer.cli.common import evaluate_images, open_model, optional, options_of, print_json, report_skipped
+from leanformer.cli.common import open_model, optional, options_of, print_json, report_skipped
 
 if TYPE_CHECKING:
     from leanformer.data import LabeledImages
@@ -61,7 +61,7 @@ class Evaluate:
     def run(self) -> int:
         """Print the figures."""
         from leanformer.data.views import NAMED
-        from leanformer.tasks import MultiLabelMetrics
+        from leanformer.tasks import MultiLabelMetrics, evaluate_images
         from leanformer.training.randomness import choose_device
 
         device = choose_device(self.device)
