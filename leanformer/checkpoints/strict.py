@@ -45,6 +45,9 @@ def load_strict(
             target.copy_(tensors[name])
         else:
             target.zero_()
+    for module in model.modules():
+        if hasattr(module, "follow_buffers"):  # what it does follows from a buffer
+            module.follow_buffers()  # type: ignore[operator]
 
 
 def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, same_dtype: bool) -> list[str]:

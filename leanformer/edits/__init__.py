@@ -1,6 +1,21 @@
 """Edits: structural changes to a built model, as values that are saved with it and replayed when it is loaded."""
 
+from leanformer.edits.attention import DiluteAttention, RemoveAttention
 from leanformer.edits.edit import Edit, EditReport, apply, edit, parse, replay
+from leanformer.edits.freeze_norms import FreezeNorms
 from leanformer.edits.norm import FoldNorms
+from leanformer.edits.swap_norm import SwapNorm
 
-__all__ = ["Edit", "EditReport", "FoldNorms", "apply", "edit", "parse", "replay"]
+__all__ = [
+    "DiluteAttention",
+    "Edit",
+    "EditReport",
+    "FoldNorms",
+    "FreezeNorms",
+    "RemoveAttention",
+    "SwapNorm",
+    "apply",
+    "edit",
+    "parse",
+    "replay",
+]

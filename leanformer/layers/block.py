@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ class Block(nn.Module):
     Every part maps (x, grid) to tokens like x.
 
     Args:
+        attn: None where it was removed.
         position: a position from the neighbourhood, in front of the attention.
         local: a branch between attention and MLP.
         mlp_position: a position in front of the MLP.
@@ -28,7 +30,7 @@ class Block(nn.Module):
     def __init__(
         self,
         *,
-        attn: nn.Module,
+        attn: nn.Module | None,
         mlp: nn.Module,
         position: nn.Module | None = None,
         local: nn.Module | None = None,
@@ -58,9 +60,15 @@ class BlockSequence(nn.ModuleList):
 
     checkpointing = False
 
-    def run(self, block: nn.Module, x: Tensor, grid: Grid) -> Tensor:
-        """(B, N, C) to (B, N, C) through one of the blocks."""
-        return recompute(block, x, grid) if self.checkpointing else block(x, grid)
+    def run(self, part: nn.Module, x: Tensor, *args: Any) -> Tensor:
+        """(B, N, C) to (B, N, C) through one of the blocks, or a part of one, called with (x, *args)."""
+        return recompute(part, x, *args) if self.checkpointing else part(x, *args)
+
+    def ends(self, x: Tensor, grid: Grid) -> Iterator[Tensor]:
+        """Tokens (B, N, C) behind each block, in order; a block is run when its tokens are asked for."""
+        for block in self:
+            x = self.run(block, x, grid)
+            yield x
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, N, C) to (B, N, C)."""

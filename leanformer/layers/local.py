@@ -25,6 +25,10 @@ class LocalConcentration(nn.Module):
         """The layers that read x first."""
         return (self.conv1,)
 
+    def exit_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
+        """The layers that give the result."""
+        return (self.conv2,)
+
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The batch norm between GELU and a convolution that pads with zeros: it folds into neither."""
         return (NormSite(owner=self, attribute="bn", place=None, after=(self.conv2,)),)
@@ -47,6 +51,10 @@ class LocalMLP(nn.Module):
     def entry_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
         """The layers that read x first."""
         return (self.conv,)
+
+    def exit_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
+        """The layers that give the result."""
+        return self.mlp.exit_layers()
 
     def norm_sites(self) -> tuple[NormSite, ...]:
         """The norm behind the convolution."""

@@ -21,6 +21,10 @@ class MLP(nn.Module):
         """The layers that read x first."""
         return (self.fc1,)
 
+    def exit_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
+        """The layers that give the result."""
+        return (self.fc2,)
+
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """(B, N, C) to (B, N, C); the grid is not used."""
         return self.fc2(F.gelu(self.fc1(x)))

@@ -62,6 +62,10 @@ class AdditiveAttention(nn.Module):
         """The layers that read x first."""
         return self.q, self.k
 
+    def exit_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
+        """The layers that give the result; none where something else projects it."""
+        return () if self.proj is None else (self.proj,)
+
     def macs(self, num_tokens: int) -> int:
         """Multiply-accumulates of the scores and of the global query for one image."""
         sums = 2 if self.token_norm == "l2" else 0

@@ -34,6 +34,10 @@ class CrossShaped(nn.Module):
         """The layers of all branches that read x first."""
         return tuple(layer for branch in self.branches for layer in branch.entry_layers())  # type: ignore[operator]
 
+    def exit_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
+        """The layers that give the result."""
+        return (self.proj,)
+
     def paddings(self) -> tuple[Padding, ...]:
         """The stripes."""
         return tuple(self.stripes)  # type: ignore[arg-type]

@@ -64,6 +64,10 @@ class Frame(nn.Module):
         """What users call it."""
         return type(self.kernel).__name__.removesuffix("Kernel")
 
+    def exit_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
+        """The layers that give the result; none where something else projects it."""
+        return () if self.proj is None else (self.proj,)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, key_grid: Grid, mask: Tensor | None) -> Tensor:
         """The kernel's result with what follows it, (B, N, C_out)."""
         out = self.kernel(q, k, v, grid, key_grid) if mask is None else self.kernel(q, k, v, grid, key_grid, mask)
