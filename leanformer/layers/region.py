@@ -102,6 +102,14 @@ class Window(PaddedRegion):
             x = x.roll((shift, shift), dims=(1, 2))
         return x[:, :height, :width].flatten(1, 2)
 
+    def serve(self, takes_mask: bool) -> None:
+        """Suit another mixer: one that takes no mask sees windows that stand still, unless they shifted without one
+        before."""
+        if not takes_mask and self.masked:
+            self.shift = 0
+        self.masked = takes_mask
+        self.mask = self._mask(self.grid)
+
     def _shift(self, grid: Grid) -> int:
         return 0 if self.fits and min(grid) <= self.size else self.shift
 
