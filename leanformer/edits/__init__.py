@@ -4,6 +4,7 @@ from leanformer.edits.attention import DiluteAttention, RemoveAttention
 from leanformer.edits.edit import Edit, EditReport, apply, edit, parse, replay
 from leanformer.edits.freeze_norms import FreezeNorms
 from leanformer.edits.norm import FoldNorms
+from leanformer.edits.swap_attention import SwapAttention
 from leanformer.edits.swap_norm import SwapNorm
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "FoldNorms",
     "FreezeNorms",
     "RemoveAttention",
+    "SwapAttention",
     "SwapNorm",
     "apply",
     "edit",
