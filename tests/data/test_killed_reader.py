@@ -1,0 +1,52 @@
+"""What becomes of the processes that read images when the one that trains is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from leanformer.data.synthetic import write_folder
+
+READING = """
+import multiprocessing, sys, time
+from leanformer.data import TrainBatches, open_data
+from leanformer.models import Preprocess
+
+if __name__ == "__main__":
+    batches = TrainBatches(open_data(sys.argv[1], "train"), Preprocess(image_size=(8, 8)), None, 4, 0, workers=2)
+    next(batches.batches(0))
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for the state of processes")
+def test_workers_end_when_the_process_that_trains_is_killed(tmp_path):
+    write_folder(tmp_path / "images", size=12)
+    script = tmp_path / "reading.py"
+    script.write_text(READING)
+    with subprocess.Popen([sys.executable, script, tmp_path / "images"], stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        workers = [int(pid) for pid in reader.stdout.readline().split()]
+        assert len(workers) == 2 and all(map(_lives, workers))
+        reader.kill()
+    deadline = time.monotonic() + 30
+    while any(map(_lives, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [pid for pid in workers if _lives(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
