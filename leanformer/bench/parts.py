@@ -7,7 +7,7 @@ import re
 from torch import nn
 
 from leanformer.bench.cost import count_modules
-from leanformer.layers.block import Block
+from leanformer.layers.block import Block, BlockSequence
 from leanformer.models import ImageClassifier
 
 PARTS = ("stem", "downsampling", "attention projections", "attention", "local convolutions", "MLP", "head")
@@ -30,6 +30,8 @@ def count_parts(model: ImageClassifier, image_size: int | tuple[int, int]) -> di
 
 
 def _part(modules: dict[str, nn.Module], name: str) -> str:
+    if isinstance(modules[name], BlockSequence):  # the similarities of tokens to merge
+        return "attention"
     found = _PLACE.match(name)
     if found is None:  # what follows the backbone
         return "head"

@@ -6,6 +6,7 @@ from leanformer.edits.freeze_norms import FreezeNorms
 from leanformer.edits.norm import FoldNorms
 from leanformer.edits.swap_attention import SwapAttention
 from leanformer.edits.swap_norm import SwapNorm
+from leanformer.edits.tokens import MergeTokens
 
 __all__ = [
     "DiluteAttention",
@@ -13,6 +14,7 @@ __all__ = [
     "EditReport",
     "FoldNorms",
     "FreezeNorms",
+    "MergeTokens",
     "RemoveAttention",
     "SwapAttention",
     "SwapNorm",

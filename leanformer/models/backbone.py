@@ -61,11 +61,7 @@ class Backbone(nn.Module):
         self._check(images)
         stage = cast(Stage, self.stages[0])
         x, grid = stage.enter(*self.embed(images))
-        ends = []
-        for block in islice(stage.blocks, count):
-            x = stage.blocks.run(block, x, grid)
-            ends.append((x, grid))
-        return ends
+        return [(end, grid) for end in islice(stage.blocks.ends(x, grid), count)]
 
     def _check(self, images: Tensor) -> None:
         """Refuse images that the stem or a stage cannot read. Compiled and exported graphs are left without it."""

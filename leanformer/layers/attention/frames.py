@@ -92,6 +92,13 @@ class SelfAttention(Frame):
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         return self.attend(q, k, v, grid, grid, mask)
 
+    def attend_sized(self, x: Tensor, grid: Grid, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mix x, (B, N, C), tokens that stand for as many as `sizes` (B, N) says, and give their keys too, (B, N, C).
+        For softmax kernels."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        out = self.kernel(q, k, v, grid, grid, sizes=sizes)  # type: ignore[call-arg]
+        return (out if self.proj is None else self.proj(out)), k
+
 
 class ReducedAttention(Frame):
     """Queries from the map, keys and values from a coarser one (spatial reduction, PVT,

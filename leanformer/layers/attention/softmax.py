@@ -44,10 +44,20 @@ class SoftmaxKernel(nn.Module):
         return 2 * num_queries * num_keys * self.dim
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, key_grid: Grid, mask: Tensor | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        grid: Grid,
+        key_grid: Grid,
+        mask: Tensor | None = None,
+        sizes: Tensor | None = None,
     ) -> Tensor:
         """Attend: q is (B, N, C), k and v are (B, M, C), `mask` is (W, N, M) for W windows per image; the result is
-        (B, N, C)."""
+        (B, N, C). A key counts as often as its entry of `sizes`, (B, M), says."""
         q, k, v = (ops.split_heads(t, self.num_heads) for t in (q, k, v))
+        if sizes is not None:
+            assert self.bias is None, "merged tokens have no relative position"
+            return ops.merge_heads(ops.softmax_attention(q, k, v, mask=mask, key_bias=sizes.log()))
         bias = None if self.bias is None else self.bias(grid).to(q.dtype)
         return ops.merge_heads(ops.softmax_attention(q, k, v, bias=bias, mask=mask))
