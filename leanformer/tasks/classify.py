@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leanformer.data.loading import Batch
-from leanformer.errors import ConfigError
+from leanformer.errors import ConfigError, DataError
 from leanformer.tasks.distill import Distill, Teacher
-from leanformer.tasks.multi_label import MultiLabelMetrics, MultiLabelTally
+from leanformer.tasks.multi_label import MultiLabelMetrics, MultiLabelTally, in_order
 
 TOP_K = 5
 
@@ -33,7 +33,7 @@ class Metrics:
     count: int
     num_classes: int
     indices: Tensor
-    """int64 (count,), the images' numbers in the data set; the next three belong to the same images."""
+    """int64 (count,), the images' numbers in the data set, rising; the next three belong to the same images."""
     labels: Tensor
     predictions: Tensor
     """int64 (count,), the most probable class of each image."""
@@ -123,10 +123,19 @@ class Classification:
         return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), pos_weight=weights)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Metrics | MultiLabelMetrics:
+    def evaluate(
+        self, model: nn.Module, batches: Iterable[Batch], gather: Callable[[Any], list[Any]] | None = None
+    ) -> Metrics | MultiLabelMetrics:
         """Measure the model in eval mode, on its own device; its mode is restored afterwards.
 
         Images of several classes have other figures than images of one.
+
+        Args:
+            gather: gives what all processes pass to it, where each has a share of the images; the figures are then of
+                all of them, the same as of one process with all images.
+
+        Raises:
+            DataError: if there is no image to measure.
         """
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         was_training = model.training
@@ -139,43 +148,55 @@ class Classification:
                 tally.add(scores, batch)
         finally:
             model.train(was_training)
-        assert tally is not None, "there was no batch to evaluate"
-        return tally.metrics()
+        tallies = [each for each in (gather or _alone)(tally) if each is not None]
+        if not tallies:
+            raise DataError("there was no image to evaluate")
+        return tallies[0].joined(tallies[1:]).metrics()
+
+
+def _alone(tally: Any) -> list[Any]:
+    return [tally]
 
 
 class _Tally:
-    """Sums over the batches seen so far."""
+    """What each image of the batches seen so far has come to."""
 
     def __init__(self) -> None:
-        self.loss = 0.0
-        self.brier = 0.0
-        self.num_right_in_k = 0
         self.num_classes = 0
-        self.columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.columns: list[tuple[Tensor, ...]] = []
+        """Of each batch: indices, labels, predictions, their probabilities, whether the label is among the most
+        probable classes, losses and Brier scores."""
         self.skipped: list[tuple[str, str]] = []
 
     def add(self, scores: Tensor, batch: Batch) -> None:
         """Count a batch of scores, (B, num_classes)."""
         self.num_classes = scores.shape[1]
-        self.loss += F.cross_entropy(scores.double(), batch.labels, reduction="sum").item()
         best = scores.topk(min(TOP_K, self.num_classes), dim=1).indices
-        self.num_right_in_k += int((best == batch.labels[:, None]).sum())
+        found = (best == batch.labels[:, None]).any(1)
         shares = scores.softmax(dim=1)
-        of_truth = shares.gather(1, batch.labels[:, None]).double()
-        self.brier += (shares.double().square().sum() + (1 - 2 * of_truth).sum()).item()
+        of_truth = shares.gather(1, batch.labels[:, None]).double()[:, 0]
+        brier = shares.double().square().sum(1) + (1 - 2 * of_truth)
         probabilities, predictions = shares.max(dim=1)
-        self.columns.append((batch.indices, batch.labels, predictions, probabilities))
+        losses = F.cross_entropy(scores.double(), batch.labels, reduction="none")
+        self.columns.append((batch.indices, batch.labels, predictions, probabilities, found, losses, brier))
         self.skipped.extend(batch.skipped)
+
+    def joined(self, others: Iterable[_Tally]) -> _Tally:
+        """This tally with what the others have counted."""
+        for other in others:
+            self.columns += other.columns
+            self.skipped += other.skipped
+        return self
 
     def metrics(self) -> Metrics:
         """The figures of everything counted."""
-        indices, labels, predictions, probabilities = (torch.cat(column) for column in zip(*self.columns, strict=True))
+        indices, labels, predictions, probabilities, found, losses, brier = in_order(self.columns)
         count = len(labels)
         return Metrics(
             top1=int((predictions == labels).sum()) / count,
-            top5=self.num_right_in_k / count,
-            loss=self.loss / count,
-            brier=self.brier / count,
+            top5=int(found.sum()) / count,
+            loss=losses.sum().item() / count,
+            brier=brier.sum().item() / count,
             count=count,
             num_classes=self.num_classes,
             indices=indices,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,7 +36,7 @@ class MultiLabelMetrics:
     count: int
     num_classes: int
     indices: Tensor
-    """int64 (count,), the images' numbers in the data set."""
+    """int64 (count,), the images' numbers in the data set, rising."""
     labels: Tensor
     """bool (count, num_classes)."""
     probabilities: Tensor
@@ -102,20 +103,26 @@ class MultiLabelTally:
     """Scores and targets of the batches seen so far."""
 
     def __init__(self) -> None:
-        self.columns: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.loss = 0.0
+        self.columns: list[tuple[Tensor, ...]] = []
+        """Of each batch: indices, labels, probabilities and losses."""
         self.skipped: list[tuple[str, str]] = []
 
     def add(self, scores: Tensor, batch: Batch) -> None:
         """Count a batch of scores, (B, num_classes)."""
-        targets = batch.labels.double()
-        self.loss += F.binary_cross_entropy_with_logits(scores.double(), targets, reduction="sum").item()
-        self.columns.append((batch.indices, batch.labels > 0, scores.sigmoid()))
+        losses = F.binary_cross_entropy_with_logits(scores.double(), batch.labels.double(), reduction="none").sum(1)
+        self.columns.append((batch.indices, batch.labels > 0, scores.sigmoid(), losses))
         self.skipped.extend(batch.skipped)
+
+    def joined(self, others: Iterable[MultiLabelTally]) -> MultiLabelTally:
+        """This tally with what the others have counted."""
+        for other in others:
+            self.columns += other.columns
+            self.skipped += other.skipped
+        return self
 
     def metrics(self) -> MultiLabelMetrics:
         """The figures of everything counted."""
-        indices, labels, probabilities = (torch.cat(column) for column in zip(*self.columns, strict=True))
+        indices, labels, probabilities, losses = in_order(self.columns)
         found = probabilities >= THRESHOLD
         right, wrong = (found & labels).sum(0), (found ^ labels).sum(0)
         present = labels.any(0)
@@ -126,7 +133,7 @@ class MultiLabelTally:
             micro_f1=_f1(right.sum(), wrong.sum()).item(),
             macro_f1=_mean(f1[present]),
             subset_accuracy=(found == labels).all(1).double().mean().item(),
-            loss=self.loss / labels.numel(),
+            loss=losses.sum().item() / labels.numel(),
             count=len(labels),
             num_classes=labels.shape[1],
             indices=indices,
@@ -136,6 +143,14 @@ class MultiLabelTally:
             f1=f1,
             skipped=tuple(self.skipped),
         )
+
+
+def in_order(batches: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """The columns of all batches, the first of which numbers the images, in the order of these numbers: what is summed
+    up does not depend on how the images were shared out."""
+    columns = [torch.cat(column) for column in zip(*batches, strict=True)]
+    order = columns[0].argsort(stable=True)
+    return [column[order] for column in columns]
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
