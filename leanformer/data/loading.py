@@ -9,7 +9,7 @@ in evaluation it is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -23,7 +23,8 @@ from leanformer.data.augment import Augment, array_draws, augment_arrays, augmen
 from leanformer.data.labeled import ArrayImages, LabeledImages
 from leanformer.data.preprocess import prepare, prepare_arrays
 from leanformer.data.reading import Batch, Reader, Step
-from leanformer.data.sampling import Order, Sampling, epoch_order
+from leanformer.data.sampling import Order, Sampling
+from leanformer.data.streams import Fed, StreamedImages, order_of
 from leanformer.errors import ConfigError, DataError
 from leanformer.models.preprocess import Preprocess
 
@@ -79,7 +80,8 @@ class TrainBatches:
         Raises:
             DataError: if no image of the data set can be read.
         """
-        for batch in self._reader.read(self._source, [(epoch, step) for step in range(start, self.steps_per_epoch)]):
+        steps = [(epoch, step) for step in range(start, self.steps_per_epoch)]
+        for batch in self._reader.read(self._source, _fed(self._source, steps)):
             if len(batch.indices) == 0:
                 raise self._reader.nothing_readable()
             yield batch
@@ -116,7 +118,7 @@ class EvalBatches:
             DataError: if no image of the data set can be read; a rank that shares it yields no batch then.
         """
         held, skipped = None, ()
-        for batch in self._reader.read(self._source, [(0, step) for step in range(len(self))]):
+        for batch in self._reader.read(self._source, _fed(self._source, [(0, step) for step in range(len(self))])):
             skipped += batch.skipped
             if len(batch.indices):
                 if held is not None:
@@ -150,23 +152,31 @@ class _TrainSource(Dataset[Batch]):
     def order(self, epoch: int) -> Order:
         """What the epoch shows; that of the last one asked for is kept."""
         if self._known is None or self._known[0] != epoch:
-            self._known = epoch, epoch_order(self.data.labels, self.sampling, self.seed, epoch)
+            self._known = epoch, order_of(self.data, self.sampling, self.seed, epoch)
         return self._known[1]
 
-    def __getitem__(self, step: Step) -> Batch:
-        epoch, number = step
-        order, (rank, world) = self.order(epoch), self.share
-        start, size = number * self.batch_size + rank, self.batch_size // world
+    def places(self, step: Step) -> np.ndarray:
+        """Where in the order of its epoch the images of a step are; int64 (B,)."""
+        return np.arange(step[1] * self.batch_size + self.share[0], (step[1] + 1) * self.batch_size, self.share[1])
+
+    def indices(self, step: Step) -> np.ndarray:
+        """The images of a step, if all can be read; int64 (B,)."""
+        return self.order(step[0]).indices[self.places(step)]
+
+    def __getitem__(self, step: Step | Fed) -> Batch:
+        epoch, number, *encoded = step
+        order, world = self.order(epoch), self.share[1]
+        places = self.places((epoch, number))
         if isinstance(self.data, ArrayImages):
-            places = np.arange(start, start + size * world, world)
             indices, copies = order.indices[places], order.copies[places]
             pixels = self.data.pixels[indices]
             if self.augment is not None:
                 pixels = augment_arrays(pixels, self.augment, array_draws(self.seed, epoch, indices, copies))
             return _array_batch(self.data, indices, pixels, self.preprocess)
-        places = (place % len(order) for place in range(start, start + len(order), world))
-        candidates = ((int(order.indices[place]), int(order.copies[place])) for place in places)
-        return _image_batch(self.data, candidates, size, lambda image, *which: self._vary(image, epoch, *which))
+        later = (place % len(order) for place in range(places[0], places[0] + len(order), world))
+        candidates = ((int(order.indices[place]), int(order.copies[place])) for place in later)
+        data = _with(self.data, encoded)
+        return _image_batch(data, candidates, len(places), lambda image, *which: self._vary(image, epoch, *which))
 
     @cached_property
     def _transform(self) -> Callable[[Image.Image], Tensor]:
@@ -185,14 +195,30 @@ class _EvalSource(Dataset[Batch]):
     def __init__(self, data: LabeledImages, preprocess: Preprocess, batch_size: int, share: Share) -> None:
         self.data, self.preprocess, self.batch_size, self.share = data, preprocess, batch_size, share
 
-    def __getitem__(self, step: Step) -> Batch:
+    def indices(self, step: Step) -> np.ndarray:
+        """The images of a step; int64 (B,)."""
         rank, world = self.share
         start = step[1] * self.batch_size * world + rank
-        indices = np.arange(start, min(start + self.batch_size * world, len(self.data)), world)
+        return np.arange(start, min(start + self.batch_size * world, len(self.data)), world)
+
+    def __getitem__(self, step: Step | Fed) -> Batch:
+        epoch, number, *encoded = step
+        indices = self.indices((epoch, number))
         if isinstance(self.data, ArrayImages):
             return _array_batch(self.data, indices, self.data.pixels[indices], self.preprocess)
         candidates = ((int(index), 0) for index in indices)
-        return _image_batch(self.data, candidates, len(indices), lambda image, *_: prepare(image, self.preprocess))
+        data = _with(self.data, encoded)
+        return _image_batch(data, candidates, len(indices), lambda image, *_: prepare(image, self.preprocess))
+
+
+def _fed(source: _TrainSource | _EvalSource, steps: list[Step]) -> Collection[Step | Fed]:
+    """The steps; those of a stream with what was read for them, as workers do not read it."""
+    return source.data.feed(steps, source.indices) if isinstance(source.data, StreamedImages) else steps
+
+
+def _with(data: LabeledImages, encoded: list[dict[int, bytes]]) -> LabeledImages:
+    """The data set, which need not read again what came with the step."""
+    return data.holding(encoded[0]) if isinstance(data, StreamedImages) and encoded else data
 
 
 def _array_batch(data: ArrayImages, indices: np.ndarray, pixels: np.ndarray, preprocess: Preprocess) -> Batch:

@@ -6,8 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,6 +23,8 @@ log = logging.getLogger(__name__)
 
 Step = tuple[int, int]
 """An epoch, and the number of a batch in it."""
+Steps = Collection[Any]
+"""Steps, each of which may come with what is needed to make its batch."""
 SHARED_MEMORY = "/dev/shm"
 MOST_AHEAD = 2
 """Batches that a worker holds ready."""
@@ -60,7 +61,7 @@ class Reader:
         self._steps = _Steps()
         self._loader: DataLoader[Batch] | None = None
 
-    def read(self, source: Dataset[Batch], steps: Sequence[Step]) -> Iterator[Batch]:
+    def read(self, source: Dataset[Batch], steps: Steps) -> Iterator[Batch]:
         """The batches of `steps`; of what they skipped, only what was not reported before."""
         for batch in self._parallel(source, steps) if self._workers else map(source.__getitem__, steps):
             new = tuple((name, error) for name, error in batch.skipped if name not in self.unreadable)
@@ -71,7 +72,7 @@ class Reader:
         """The error for a data set without a single readable image."""
         return nothing_readable(self._num_images, list(self.unreadable.values()))
 
-    def _parallel(self, source: Dataset[Batch], steps: Sequence[Step]) -> Iterator[Batch]:
+    def _parallel(self, source: Dataset[Batch], steps: Steps) -> Iterator[Batch]:
         self._steps.steps = steps
         self._loader = self._loader or self._start(source)
         return (_with_tensors(batch) for batch in self._loader)
@@ -98,7 +99,7 @@ class Reader:
             persistent_workers=True,
             multiprocessing_context="forkserver" if "forkserver" in methods else "spawn",
             generator=torch.Generator(),  # else it would draw from the global one
-            worker_init_fn=_follow_reader,
+            worker_init_fn=_ignore_interrupts,
         )
 
 
@@ -118,34 +119,22 @@ def _room() -> int | None:
     return facts.f_bavail * facts.f_frsize
 
 
-class _Steps(Sampler[Step]):
+class _Steps(Sampler[Any]):
     """What the workers shall read next."""
 
     def __init__(self) -> None:
-        self.steps: Sequence[Step] = ()
+        self.steps: Steps = ()
 
-    def __iter__(self) -> Iterator[Step]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.steps)
 
     def __len__(self) -> int:
         return len(self.steps)
 
 
-def _follow_reader(worker: int) -> None:
-    """Let the process that trains decide when this one stops.
-
-    Ctrl-C reaches every process of a terminal. And a process that is killed takes only its children with it, whereas
-    workers are those of the process that they were forked from, which lives as long as any of them.
-    """
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, but when to stop is for the one that trains to decide."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    reader = multiprocessing.parent_process()
-    if reader is not None:
-        threading.Thread(target=_end_with, args=(reader,), daemon=True).start()
-
-
-def _end_with(process: Any) -> None:
-    process.join()
-    os._exit(1)
 
 
 def _as_it_is(batch: Any) -> Any:

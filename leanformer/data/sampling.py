@@ -54,6 +54,11 @@ def epoch_order(labels: np.ndarray, sampling: Sampling, seed: int, epoch: int) -
         order = members[_balanced(labels[members], random)]
     else:
         order = random.permutation(len(members)) if len(members) == len(labels) else random.permutation(members)
+    return repeated_order(order, sampling)
+
+
+def repeated_order(order: np.ndarray, sampling: Sampling) -> Order:
+    """The order with its images repeated as `sampling` says, and how often each was shown before."""
     order = repeated(order, sampling.repeat)
     if sampling.balanced or sampling.repeat > 1:
         return Order(order, _occurrences(order))

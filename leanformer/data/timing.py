@@ -14,6 +14,7 @@ from leanformer.data.augment import Augment, augment_image, image_transform
 from leanformer.data.labeled import LabeledImages
 from leanformer.data.loading import TrainBatches
 from leanformer.data.preprocess import prepare
+from leanformer.data.streams import StreamedImages
 from leanformer.errors import DataError
 from leanformer.models.preprocess import Preprocess
 
@@ -45,12 +46,14 @@ class PipelineTimes:
 def measure_parts(
     data: LabeledImages, preprocess: Preprocess, augment: Augment | None, num_images: int = 64
 ) -> PipelineTimes:
-    """Time each part on images spread over the data set; the first one that can be read warms up and does not count.
+    """Time each part on images spread over the data set, of a stream on its first ones; the first that can be read
+    warms up and does not count.
 
     Raises:
         DataError: if less than two of them can be read.
     """
-    chosen = np.linspace(0, len(data) - 1, num_images + 1).astype(np.int64).tolist()
+    last = min(num_images, len(data) - 1) if isinstance(data, StreamedImages) else len(data) - 1
+    chosen = np.linspace(0, last, num_images + 1).astype(np.int64).tolist()
     transform = None if augment is None else image_transform(augment, preprocess)
     spent = {"decode": 0.0, "resize": 0.0, "train": 0.0, "collate": 0.0}
     tensors = []
