@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -99,7 +100,7 @@ class Reader:
             persistent_workers=True,
             multiprocessing_context="forkserver" if "forkserver" in methods else "spawn",
             generator=torch.Generator(),  # else it would draw from the global one
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_follow_reader,
         )
 
 
@@ -132,9 +133,21 @@ class _Steps(Sampler[Any]):
         return len(self.steps)
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, but when to stop is for the one that trains to decide."""
+def _follow_reader(worker: int) -> None:
+    """Let the process that trains decide when this one stops.
+
+    Ctrl-C reaches every process of a terminal. And a process that is killed takes only its children with it, whereas
+    workers are those of the process that they were forked from, which lives as long as any of them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    reader = multiprocessing.parent_process()
+    if reader is not None:
+        threading.Thread(target=_end_with, args=(reader,), daemon=True).start()
+
+
+def _end_with(process: Any) -> None:
+    process.join()
+    os._exit(1)
 
 
 def _as_it_is(batch: Any) -> Any:
