@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preprocess | None = None) -> ImageClassifier:
-    """The model of `spec` for the given classes, its edits applied.
+    """The model of `spec` for the given classes, with the edits of the model that it starts from and its own.
 
     Args:
         preprocess: how its images are prepared, whatever the image size in it; None: as for the weights it starts from.
@@ -49,6 +49,7 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
     if spec.weights is not None:
         source = _source(spec, model.config)
         _check_norms(spec, source, model)
+        edits.replay(model, source.edits)
         wanted = _wanted(source, model)
         fitted = fit_positions(wanted, model, source)
         load_strict(model, fitted, source=spec.weights)

@@ -61,7 +61,8 @@ class SetScheduled(Callback):
 
     def on_start(self, run: Run) -> None:
         """Collect the modules that take the value."""
-        self.modules = scheduled_modules(run.model).get(self.what, [])
+        models = (run.model,) if run.ema is None else (run.model, run.ema)
+        self.modules = [module for model in models for module in scheduled_modules(model).get(self.what, [])]
         if self.what == DROP_PATH:
             self.drop_paths = [(module, module.rate) for module in run.model.modules() if isinstance(module, DropPath)]
 

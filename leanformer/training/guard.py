@@ -136,6 +136,6 @@ class WatchMetric(Callback):
 
 def _settled(run: Run) -> bool:
     """Whether every progressive technique has reached the value at which it ends."""
-    total, epochs = run.total_steps, run.config.epochs
+    last, total, epochs = run.step - 1, run.total_steps, run.config.epochs
     progressive = [scheduled for scheduled in run.config.schedules if scheduled.what not in (*OF_OPTIMIZER, DROP_PATH)]
-    return all(run.values.get(s.what) == s.schedule(total, total, epochs) for s in progressive)
+    return all(s.schedule(last, total, epochs) == s.schedule(total, total, epochs) for s in progressive)
