@@ -102,6 +102,7 @@ class Train:
         return 0
 
     def _config(self) -> TrainConfig:
+        from leanformer.recipes.attention_removal import with_removal
         from leanformer.recipes.changes import change, with_override
 
         config = self._start()
@@ -116,6 +117,7 @@ class Train:
         config = replace(config, **given)
         for assignment in self.set_:
             config = change(config, assignment)
+        config = with_removal(config)
         _check_weights(config.model.weights)
         return config
 

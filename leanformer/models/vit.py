@@ -39,6 +39,8 @@ class ViT(BackboneConfig):
     removed: tuple[int, ...] = ()
     """Blocks, from 0 on, whose attention is the identity without a norm: x becomes 2 x there
     (https://arxiv.org/abs/2404.05657)."""
+    drop_path_grows: bool = True
+    """Whether the stochastic depth grows from zero to `drop_path`; else every block has that rate."""
     layer_scale: float | None = None
     """Initial value of the learned factors on both branches; None for none."""
     pool: Pool = "token"
@@ -127,7 +129,8 @@ class VisionTransformer(Backbone):
             self.class_token.requires_grad_(not config.spare_class_token)
         self.position = LearnedPosition(dim, grid, config.positioned_tokens, std=0.02)
         site = Site(dim=dim, num_heads=config.num_heads, grid=grid, prefix_tokens=prefix, qkv_bias=config.qkv_bias)
-        rates = drop_path_rates(config.drop_path, config.depth)
+        grows = config.drop_path_grows
+        rates = drop_path_rates(config.drop_path, config.depth) if grows else [config.drop_path] * config.depth
         self.stages = nn.ModuleList([Stage([_block(config, site, i, rate) for i, rate in enumerate(rates)])])
         trunc_normal_linears(self)
 

@@ -16,6 +16,8 @@ from published import HERE
 from leanformer.config import from_dict, to_dict
 from leanformer.data.sampling import Sampling
 from leanformer.data.synthetic import shapes
+from leanformer.edits import DiluteAttention, RemoveAttention
+from leanformer.layers.branch import DropPath
 from leanformer.models import ImageClassifier
 from leanformer.recipes import find_recipe, list_recipes, swiftformer
 from leanformer.recipes.imagenet import AUGMENT
@@ -75,6 +77,15 @@ REST = {
     "l2vit_base_in22k_in1k": (1024, 30, 4e-5, 1e-8, None, 0.9999, 0.2),
     "l2vit_base_384_in22k_in1k": (1024, 30, 4e-5, 1e-8, None, 0.9999, 0.2),
 }
+REMOVED = {
+    "base": ((0, 1, 3, 4, 6), (0, 1, 3, 4, 6, 9)),
+    "small": ((0, 2, 4), (0, 2, 4, 6)),
+    "tiny": ((0, 2, 4), (0, 2, 4, 6)),
+}
+DILUTED = {
+    f"deit_{size}_removed_{''.join(map(str, blocks))}_in1k": blocks for size, sets in REMOVED.items() for blocks in sets
+}
+REST |= dict.fromkeys(DILUTED, (2048, 400, 2e-3, 0.05, None, None, 0.1))
 TABLE = {f"flatten_{name}_in1k": row for name, row in FLATTEN.items()}
 TABLE |= {f"{name}_in1k": row for name, row in SLAB.items()} | REST
 
@@ -245,6 +256,27 @@ def test_l2vit_decays_temperatures_and_passes_batches_in_parts():
 )
 def test_fine_tuning_names_the_weights_that_it_starts_from(name, weights):
     assert run_of(name).model.weights == weights
+
+
+@pytest.mark.parametrize("name", DILUTED)
+def test_attention_fades_out_and_is_removed_as_published(name):
+    config, blocks = run_of(name), DILUTED[name]
+    assert config.model.weights == f"{config.model.name}.in1k"
+    assert (config.model.edits, config.finish) == (
+        (DiluteAttention(blocks=blocks),),
+        (RemoveAttention(blocks=blocks),),
+    )
+    assert (config.sampling, config.mixing.mode, config.distill) == (Sampling(repeat=3), "batch", None)
+    (fading,) = config.schedules
+    arrays = golden.load(HERE / "attention_removal/module_lambda_schedule.npz")[1]
+    told = dict(zip(arrays["extra_epoch"].tolist(), arrays["extra_lambda"], strict=True))
+    ours = [fading.schedule(625 * epoch + 300, 625 * 400, 400) for epoch in range(400)]
+    np.testing.assert_allclose(ours, [told[epoch] for epoch in range(400)], rtol=1e-9)
+    assert fading.what == "attention_share"
+    rates = golden.load(HERE / "attention_removal/module_recipe.npz")[1]["extra_lr_used"]
+    np.testing.assert_allclose([rate(config, 625 * e + 300, 625 * 400) for e in range(400)], rates, rtol=1e-9)
+    depth = [module.rate for module in model_of(name).modules() if isinstance(module, DropPath)]
+    assert depth[::2] == depth[1::2] == pytest.approx([0.1] * 12 if "base" in name else np.linspace(0, 0.1, 12))
 
 
 @pytest.mark.parametrize("name", list_recipes())
