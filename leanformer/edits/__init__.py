@@ -3,6 +3,7 @@
 from leanformer.edits.attention import DiluteAttention, RemoveAttention
 from leanformer.edits.edit import Edit, EditReport, apply, edit, parse, replay
 from leanformer.edits.freeze_norms import FreezeNorms
+from leanformer.edits.heads import DropHeads
 from leanformer.edits.norm import FoldNorms
 from leanformer.edits.swap_attention import SwapAttention
 from leanformer.edits.swap_norm import SwapNorm
@@ -10,6 +11,7 @@ from leanformer.edits.tokens import MergeTokens
 
 __all__ = [
     "DiluteAttention",
+    "DropHeads",
     "Edit",
     "EditReport",
     "FoldNorms",

@@ -15,6 +15,7 @@ from leanformer.layers.attention import AttentionConfig
 from leanformer.layers.attention.cross_shaped import CrossShaped
 from leanformer.layers.branch import Branch
 from leanformer.layers.init import trunc_normal_linears
+from leanformer.layers.merging import MergingSequence
 from leanformer.layers.site import Site
 
 
@@ -70,6 +71,7 @@ class SwapAttention(Edit):
         Raises:
             EditError: if the attention cannot work there, or is there already.
         """
+        _refuse_merging(site)
         branch = _branch(site)
         if self.whole_map and isinstance(branch.body, CrossShaped) and branch.body.stripes:
             raise EditError(
@@ -127,6 +129,14 @@ def _branch(site: BlockSite) -> Branch:
     if not isinstance(branch, Branch):
         raise EditError(f"swap_attention: block {site.index} ({site.name}) has no attention any more: it was removed")
     return branch
+
+
+def _refuse_merging(site: BlockSite) -> None:
+    if isinstance(site.sequence, MergingSequence):
+        raise EditError(
+            f"swap_attention: {site.name} is in a sequence that merges tokens by the keys of its attentions; swap "
+            "attentions before merge_tokens"
+        )
 
 
 def _mixers(site: BlockSite) -> list[tuple[nn.Module, str, nn.Module]]:

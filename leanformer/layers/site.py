@@ -94,6 +94,9 @@ class Kernel(Protocol):
         """Multiply-accumulates of one image that happen outside linear and convolution modules."""
         ...
 
+    # A kernel may offer `keep_heads(heads)`, after which it has these heads alone, as if the others gave zeros; and say
+    # by `heads_apart` whether they compute apart, by `joins_heads` whether it projects the results of all itself.
+
 
 class Padding(Protocol):
     """Something that pads tokens between a norm and the layers it folds into."""

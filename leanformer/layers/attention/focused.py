@@ -4,7 +4,7 @@ matrix."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,8 @@ class FocusedLinear(KernelAttention):
 
 class FocusedKernel(LocalLinearKernel):
     """phi(q) (phi(k)^T v), normalised by the weights' mean or sum, plus the local term."""
+
+    heads_apart: ClassVar[bool] = False  # the focusing map is normalised over the channels of all heads
 
     def __init__(
         self, site: Site, power: int = 3, local_kernel: int = 5, normalizer: Literal["mean", "sum"] = "mean"

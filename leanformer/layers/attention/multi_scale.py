@@ -4,7 +4,9 @@ local detail that it lacks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
 from leanformer.layers.attention.parts import LinearKernel
 from leanformer.layers.conv import DepthwiseConv
+from leanformer.layers.narrow import keep_inputs, keep_outputs
 from leanformer.layers.site import Grid, Kernel, Site, TokenMixer
 
 
@@ -41,11 +44,25 @@ class MultiScaleLinear(KernelAttention):
 class MultiScaleKernel(LinearKernel):
     """relu(q) (relu(k)^T v) at each scale, normalised by the sum of weights; then a projection of all scales."""
 
+    joins_heads: ClassVar[bool] = True
+
     def __init__(self, site: Site, scales: tuple[int, ...] = (5,)) -> None:
         super().__init__(site)
         dim, heads, prefix = site.width, site.num_heads, site.prefix_tokens
         self.neighborhoods = nn.ModuleList(Neighborhoods(dim, heads, scale, prefix) for scale in scales)
         self.join = nn.Linear(dim * (1 + len(scales)), dim)
+
+    def keep_heads(self, heads: Sequence[int]) -> Tensor:
+        """Keep these heads alone, at all scales."""
+        before = self.dim
+        channels = super().keep_heads(heads)
+        for module in self.neighborhoods.modules():
+            if isinstance(module, Neighborhood):
+                keep_outputs(module.depthwise, channels, groups=len(channels))
+                keep_outputs(module.pointwise, channels, groups=len(heads))
+        scales = 1 + len(self.neighborhoods)
+        keep_inputs(self.join, torch.cat([channels + i * before for i in range(scales)]))
+        return channels
 
     def macs(self, num_queries: int, num_keys: int) -> int:
         """Multiply-accumulates of the linear attention at all scales."""

@@ -3,6 +3,8 @@ head, and a denominator that cannot get small."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from leanformer.config import register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
 from leanformer.layers.attention.parts import LinearKernel
+from leanformer.layers.narrow import keep
 from leanformer.layers.site import Grid, Kernel, Site
 
 
@@ -41,6 +44,11 @@ class NormalizedKernel(LinearKernel):
         self.floor = floor
         head_dim = site.width // site.num_heads
         self.temperature = nn.Parameter(torch.full((site.num_heads, 1, 1), head_dim**-0.5))
+
+    def keep_heads(self, heads: Sequence[int]) -> Tensor:
+        """Keep these heads alone, with their temperatures."""
+        keep(self, "temperature", torch.tensor(heads), 0)
+        return super().keep_heads(heads)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, key_grid: Grid, mask: Tensor | None = None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leanformer.layers.narrow import head_channels, keep
 from leanformer.layers.position import LearnedPosition
 from leanformer.layers.site import Grid, Site
 
@@ -52,10 +56,19 @@ class KeyPosition(LearnedPosition):
 class LinearKernel(nn.Module):
     """What all linear kernels share: heads, and their cost."""
 
+    heads_apart: ClassVar[bool] = True
+    joins_heads: ClassVar[bool] = False
+
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.dim = site.width
         self.num_heads = site.num_heads
+
+    def keep_heads(self, heads: Sequence[int]) -> Tensor:
+        """Keep these heads alone; the result is the channels, (C',), that are kept."""
+        head_dim = self.dim // self.num_heads
+        self.dim, self.num_heads = head_dim * len(heads), len(heads)
+        return head_channels(heads, head_dim)
 
     def macs(self, num_queries: int, num_keys: int) -> int:
         """Multiply-accumulates of the linear attention, without convolutions."""
@@ -69,3 +82,9 @@ class LocalLinearKernel(LinearKernel):
         super().__init__(site)
         self.key_position = KeyPosition(site.width, site.key_grid, site.prefix_tokens)
         self.local = LocalValues(site.width // site.num_heads, local_kernel, site.prefix_tokens)
+
+    def keep_heads(self, heads: Sequence[int]) -> Tensor:
+        """Keep these heads alone; all heads share the local term."""
+        channels = super().keep_heads(heads)
+        keep(self.key_position, "table", channels, 2)
+        return channels

@@ -3,6 +3,8 @@ on the keys, and a depthwise convolution on the values that returns the local de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from leanformer.config import register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
 from leanformer.layers.attention.parts import LocalLinearKernel
+from leanformer.layers.narrow import keep
 from leanformer.layers.site import Grid, Kernel, Site
 
 
@@ -38,6 +41,13 @@ class SimplifiedKernel(LocalLinearKernel):
     def __init__(self, site: Site, local_kernel: int = 5, spare_scale: bool = False) -> None:
         super().__init__(site, local_kernel)
         self.scale = nn.Parameter(torch.zeros(1, 1, site.width), requires_grad=False) if spare_scale else None
+
+    def keep_heads(self, heads: Sequence[int]) -> Tensor:
+        """Keep these heads alone."""
+        channels = super().keep_heads(heads)
+        if self.scale is not None:
+            keep(self, "scale", channels, 2)
+        return channels
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, key_grid: Grid, mask: Tensor | None = None

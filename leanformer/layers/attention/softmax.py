@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from leanformer import ops
 from leanformer.config import register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
+from leanformer.layers.narrow import head_channels, keep
 from leanformer.layers.position import RelativePositionBias
 from leanformer.layers.site import Grid, Kernel, Site
 
@@ -33,11 +36,22 @@ class Softmax(KernelAttention):
 class SoftmaxKernel(nn.Module):
     """Softmax attention over all tokens of a call."""
 
+    heads_apart: ClassVar[bool] = True
+    joins_heads: ClassVar[bool] = False
+
     def __init__(self, dim: int, num_heads: int, bias: RelativePositionBias | None = None) -> None:
         super().__init__()
         self.dim = dim
         self.num_heads = num_heads
         self.bias = bias
+
+    def keep_heads(self, heads: Sequence[int]) -> Tensor:
+        """Keep these heads alone, with their biases; the result is the channels, (C',), that are kept."""
+        head_dim = self.dim // self.num_heads
+        self.dim, self.num_heads = head_dim * len(heads), len(heads)
+        if self.bias is not None:
+            keep(self.bias, "table", torch.tensor(heads), 1)
+        return head_channels(heads, head_dim)
 
     def macs(self, num_queries: int, num_keys: int) -> int:
         """Multiply-accumulates of q k^T and of the weighted sum of values."""
