@@ -30,6 +30,8 @@ class Edit:
     """A change of a model's structure: deterministic, without data, exact or refused."""
 
     kind: ClassVar[str]
+    exact: ClassVar[bool] = False
+    """Whether the outputs of the model in eval mode stay as they are, up to rounding."""
 
     def apply(self, model: nn.Module) -> EditReport:
         """Change `model` in place.

@@ -3,6 +3,8 @@ few images in a batch would spoil."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 from leanformer.edits.edit import Edit, EditReport, edit
@@ -17,6 +19,8 @@ class FreezeNorms(Edit):
 
     Eval mode is as before. LayerNorms stay. `FoldNorms` folds what was frozen.
     """
+
+    exact: ClassVar[bool] = True
 
     def apply(self, model: nn.Module) -> EditReport:
         """Freeze in place."""

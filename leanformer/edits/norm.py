@@ -4,6 +4,7 @@ section 3.2)."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ class FoldNorms(Edit):
     backbone's last map is no longer normalised.
     """
 
+    exact: ClassVar[bool] = True
     frozen: tuple[str, ...] = ()
     """Names of the norms that became a `FrozenAffine`; found while applying."""
 
