@@ -56,24 +56,18 @@ class MergingSequence(BlockSequence):
 
     def merged_ends(self, x: Tensor, grid: Grid) -> Iterator[MergedTokens]:
         """The tokens behind each block, x being (B, N, C), and what they stand for."""
-        sizes: Tensor | None = None
-        index: Tensor | None = None
+        tokens = MergedTokens(x, None, None)
         for block, amount in zip(self, self.amounts, strict=True):
-            amount = ops.merge_amount(amount, x.shape[1], self.prefix_tokens)
-            if sizes is None and not (amount and _merges(block)):
-                x = self.run(block, x, grid)
+            amount = ops.merge_amount(amount, tokens.x.shape[1], self.prefix_tokens)
+            if tokens.sizes is None and not (amount and merges(block)):
+                tokens = tokens._replace(x=self.run(block, tokens.x, grid))
             else:
                 assert isinstance(block, Block), "in front of other modules nothing is merged"
-                x, keys = self._attend(block, x, grid, sizes)
-                if amount and _merges(block):
-                    keys = ops.split_heads(keys, _kernel(block).num_heads).mean(dim=1)
-                    groups = ops.match_tokens(keys, amount, self.prefix_tokens)
-                    x, sizes = ops.merge_tokens(x, groups, sizes)
-                    index = groups.index if index is None else groups.index.gather(1, index)
-                if block.local is not None:
-                    x = self.run(block.local, x, grid)
-                x = self.run(block.mlp, x, grid)
-            yield MergedTokens(x, sizes, index)
+                tokens, keys = self.attend(block, tokens, grid)
+                if amount and merges(block):
+                    tokens = self.merge(tokens, match_keys(block, keys), amount)
+                tokens = self.finish(block, tokens, grid)
+            yield tokens
 
     def ends(self, x: Tensor, grid: Grid) -> Iterator[Tensor]:
         """Tokens (B, N, C) behind each block, every place with its token."""
@@ -91,7 +85,7 @@ class MergingSequence(BlockSequence):
         merged = []
         for block, amount in zip(self, self.amounts, strict=True):
             left = num_tokens - sum(merged)
-            merged.append(ops.merge_amount(amount, left, self.prefix_tokens) if _merges(block) else 0)
+            merged.append(ops.merge_amount(amount, left, self.prefix_tokens) if merges(block) else 0)
         return merged
 
     def macs(self, num_tokens: int) -> int:
@@ -105,26 +99,43 @@ class MergingSequence(BlockSequence):
             num_tokens -= merged
         return total
 
-    def _attend(self, block: Block, x: Tensor, grid: Grid, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Through the attention of a block; also the keys, (B, N, C), of one that has attention."""
+    def attend(self, block: Block, tokens: MergedTokens, grid: Grid) -> tuple[MergedTokens, Tensor]:
+        """Through the attention of a block; also the keys, (B, count, C), of one that has attention."""
+        x = tokens.x
         if not isinstance(block.attn, Branch):
-            return (x if block.attn is None else block.attn(x, grid)), x
-        mixer = block.attn.body
-        keys = x
+            return tokens._replace(x=x if block.attn is None else block.attn(x, grid)), x
+        mixer, keys = block.attn.body, x
 
         def body(y: Tensor, grid: Grid) -> Tensor:
             nonlocal keys
-            out, keys = mixer.attend_sized(y, grid, sizes if self.proportional else None)  # type: ignore[operator]
+            sizes = tokens.sizes if self.proportional else None
+            out, keys = mixer.attend_sized(y, grid, sizes)  # type: ignore[operator]
             return out
 
-        return self.run(block.attn, x, grid, body), keys
+        return tokens._replace(x=self.run(block.attn, x, grid, body)), keys
+
+    def merge(self, tokens: MergedTokens, keys: Tensor, amount: int) -> MergedTokens:
+        """Merge `amount` tokens of each image by their keys, (B, count, d)."""
+        groups = ops.match_tokens(keys, amount, self.prefix_tokens)
+        x, sizes = ops.merge_tokens(tokens.x, groups, tokens.sizes)
+        return MergedTokens(x, sizes, groups.index if tokens.index is None else groups.index.gather(1, tokens.index))
+
+    def finish(self, block: Block, tokens: MergedTokens, grid: Grid) -> MergedTokens:
+        """Through what stands behind the attention of a block."""
+        x = tokens.x if block.local is None else self.run(block.local, tokens.x, grid)
+        return tokens._replace(x=self.run(block.mlp, x, grid))
+
+
+def match_keys(block: nn.Module, keys: Tensor) -> Tensor:
+    """What tokens of a block are compared by, (B, N, d): the mean over the heads of its keys (B, N, C)."""
+    return ops.split_heads(keys, _kernel(block).num_heads).mean(dim=1)
 
 
 def _kernel(block: nn.Module) -> SoftmaxKernel:
     return block.attn.body.kernel  # type: ignore[return-value, union-attr]
 
 
-def _merges(block: nn.Module) -> bool:
+def merges(block: nn.Module) -> bool:
     """Whether a block has attention to take keys from, and gives all tokens."""
     branch = getattr(block, "attn", None)
     if isinstance(branch, DilutedBranch):

@@ -18,13 +18,24 @@ class Groups(NamedTuple):
 
     index: Tensor
     """(B, N), int64."""
-    count: int
-    """Groups of each image."""
+    kept: Tensor
+    """The token whose place each group takes, (B, groups)."""
+    moved: Tensor
+    """The tokens that go into the group of another, (B, N - groups)."""
 
 
 def merge_amount(r: int, num_tokens: int, prefix_tokens: int = 0) -> int:
     """How many of `num_tokens` tokens one matching can merge away: `r`, or half of those behind the prefix."""
     return max(0, min(r, (num_tokens - prefix_tokens) // 2))
+
+
+def best_matches(keys: Tensor, prefix_tokens: int = 0) -> tuple[Tensor, Tensor]:
+    """The cosine of the key of each token at an even place, behind the prefix, and the most similar one at an odd
+    place, and which of those it is: each (B, even places)."""
+    even, odd = _turns(prefix_tokens)
+    unit = F.normalize(keys.detach().float(), dim=-1)
+    best, choice = (unit[:, even::2] @ unit[:, odd::2].transpose(1, 2)).max(dim=-1)
+    return best, choice
 
 
 def match_tokens(keys: Tensor, r: int, prefix_tokens: int = 0) -> Groups:
@@ -37,47 +48,51 @@ def match_tokens(keys: Tensor, r: int, prefix_tokens: int = 0) -> Groups:
     """
     batch, num_tokens, _ = keys.shape
     r = merge_amount(r, num_tokens, prefix_tokens)
+    places = torch.arange(num_tokens, device=keys.device)
     if r == 0:
-        return Groups(torch.arange(num_tokens, device=keys.device).expand(batch, -1), num_tokens)
+        every = places.expand(batch, -1)
+        return Groups(every, every, every[:, :0])
     even, odd = prefix_tokens + prefix_tokens % 2, prefix_tokens + 1 - prefix_tokens % 2
     unit = F.normalize(keys.detach().float(), dim=-1)
     best, choice = (unit[:, even::2] @ unit[:, odd::2].transpose(1, 2)).max(dim=-1)  # (B, even tokens)
-    rank = best.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    merged = rank < r
+    order = best.argsort(dim=-1, descending=True, stable=True)
+    merged, staying = order[:, :r], order[:, r:]
     # parity: without a prefix the tokens that stay are published in the order of their similarity.
-    place = (~merged).cumsum(dim=-1) - 1 if prefix_tokens else rank - r
-    first_odd = prefix_tokens + best.shape[1] - r
-    even_groups = torch.where(merged, first_odd + choice, prefix_tokens + place)
-    odd_groups = torch.arange(first_odd, num_tokens - r, device=keys.device).expand(batch, -1)
-    prefix = torch.arange(prefix_tokens, device=keys.device).expand(batch, -1)
-    first, second = (even_groups, odd_groups) if even < odd else (odd_groups, even_groups)
-    return Groups(torch.cat((prefix, _alternate(first, second)), dim=1), num_tokens - r)
+    staying = staying.sort(dim=-1).values if prefix_tokens else staying
+    front, behind = places[:prefix_tokens].expand(batch, -1), places[odd::2].expand(batch, -1)
+    kept = torch.cat((front, even + 2 * staying, behind), dim=1)
+    moved = even + 2 * merged
+    into = kept.shape[1] - behind.shape[1] + choice.gather(1, merged)
+    index = torch.zeros_like(places).expand(batch, -1)
+    index = index.scatter(1, kept, places[: kept.shape[1]].expand(batch, -1)).scatter(1, moved, into)
+    return Groups(index, kept, moved)
 
 
 def merge_tokens(x: Tensor, groups: Groups, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The mean of each group of tokens (B, N, C), weighted by their `sizes`, and the sizes of the groups, (B, count).
+    """The mean of each group of tokens (B, N, C), weighted by their `sizes`, and the sizes of the groups.
 
     A token alone in its group stays as it is, bit for bit. Sizes, (B, N), are in float32, 1 each if not given.
     """
     if sizes is None:
         sizes = x.new_ones(x.shape[:2], dtype=torch.float32)
-    total = sizes.new_zeros(sizes.shape[0], groups.count).scatter_add(1, groups.index, sizes)
-    share = sizes / total.gather(1, groups.index)
-    rows = (x * share.unsqueeze(-1).to(x.dtype)).flatten(0, 1)
-    merged = rows.new_zeros(x.shape[0] * groups.count, x.shape[2]).index_add(0, _flat(groups.index, groups.count), rows)
-    return merged.unflatten(0, (x.shape[0], groups.count)), total
+    into = groups.index.gather(1, groups.moved)
+    added = sizes.gather(1, groups.moved)
+    total = sizes.gather(1, groups.kept).scatter_add(1, into, added)
+    share = (added / total.gather(1, into)).to(x.dtype)
+    kept, moved = _rows(x, groups.kept), _rows(x, groups.moved)
+    targets = _flat(into, groups.kept.shape[1])
+    mean = kept.index_add(0, targets, (moved - kept.index_select(0, targets)) * share.view(-1, 1))
+    return mean.unflatten(0, (x.shape[0], groups.kept.shape[1])), total
 
 
 def unmerge_tokens(x: Tensor, index: Tensor) -> Tensor:
-    """Every place's token, (B, N, C), from those of the groups (B, count, C) that `index` (B, N) names."""
-    rows = x.flatten(0, 1).index_select(0, _flat(index, x.shape[1]))
-    return rows.unflatten(0, (index.shape[0], index.shape[1]))
+    """Every place's token, (B, N, C), from those of the groups (B, groups, C) that `index` (B, N) names."""
+    return _rows(x, index).unflatten(0, (index.shape[0], index.shape[1]))
 
 
-def _alternate(first: Tensor, second: Tensor) -> Tensor:
-    """first[0], second[0], first[1], ... along the last axis; `first` may be longer by one."""
-    paired = torch.stack((first[:, : second.shape[1]], second), dim=-1).flatten(1)
-    return torch.cat((paired, first[:, second.shape[1] :]), dim=1)
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """The tokens of x, (B, M, C), at the places `index` (B, N): (B N, C)."""
+    return x.flatten(0, 1).index_select(0, _flat(index, x.shape[1]))
 
 
 def _flat(index: Tensor, count: int) -> Tensor:
