@@ -4,6 +4,7 @@ from leanformer.edits.attention import DiluteAttention, RemoveAttention
 from leanformer.edits.edit import Edit, EditReport, apply, edit, parse, replay
 from leanformer.edits.freeze_norms import FreezeNorms
 from leanformer.edits.heads import DropHeads
+from leanformer.edits.linear import FuseLinear
 from leanformer.edits.norm import FoldNorms
 from leanformer.edits.swap_attention import SwapAttention
 from leanformer.edits.swap_norm import SwapNorm
@@ -16,6 +17,7 @@ __all__ = [
     "EditReport",
     "FoldNorms",
     "FreezeNorms",
+    "FuseLinear",
     "MergeTokens",
     "RemoveAttention",
     "SwapAttention",

@@ -15,7 +15,7 @@ from leanformer.errors import ConfigError, EditError
 from leanformer.layers.attention.cross_shaped import CrossShaped
 from leanformer.layers.attention.frames import ReducedAttention, SelfAttention
 from leanformer.layers.branch import Branch
-from leanformer.layers.narrow import keep_inputs, keep_outputs
+from leanformer.layers.linear import keep_inputs, keep_outputs
 from leanformer.layers.tail import ReadAttention
 
 Mixer = SelfAttention | ReducedAttention | ReadAttention

@@ -12,6 +12,7 @@ from leanformer import ops
 from leanformer.config import register_config
 from leanformer.layers.attention.frames import AttentionConfig
 from leanformer.layers.conv import DepthwiseConv
+from leanformer.layers.linear import stacked
 from leanformer.layers.site import Grid, Site, TokenMixer
 
 TokenNorm = Literal["l2", "ones"]
@@ -48,6 +49,7 @@ class AdditiveAttention(nn.Module):
         self.token_norm: TokenNorm = token_norm
         self.q = nn.Linear(site.dim, width, bias=site.qkv_bias)
         self.k = nn.Linear(site.dim, width, bias=site.qkv_bias)
+        self.qk: nn.Linear | None = None  # both, once they are fused
         # Files hold it for "ones" too, where nothing reads it.
         self.token_weight = nn.Parameter(torch.randn(width, 1), requires_grad=token_norm == "l2")
         self.context = nn.Linear(width, width)
@@ -60,7 +62,12 @@ class AdditiveAttention(nn.Module):
 
     def entry_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
         """The layers that read x first."""
-        return self.q, self.k
+        return (self.q, self.k) if self.qk is None else (self.qk,)
+
+    def fuse(self) -> None:
+        """Project to queries and keys at once."""
+        self.qk = stacked(self.q, self.k)
+        del self.q, self.k
 
     def exit_layers(self) -> tuple[nn.Linear | nn.Conv2d, ...]:
         """The layers that give the result; none where something else projects it."""
@@ -74,7 +81,8 @@ class AdditiveAttention(nn.Module):
     def forward(self, x: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """Mix x, (B, N, C), the tokens of a map of size `grid` (prefix tokens in front)."""
         assert mask is None, "a global query cannot leave out pairs of tokens"
-        q, k = ops.unit_length(self.q(x)), ops.unit_length(self.k(x))
+        q, k = (self.q(x), self.k(x)) if self.qk is None else self.qk(x).chunk(2, dim=-1)
+        q, k = ops.unit_length(q), ops.unit_length(k)
         weight = self.token_weight if self.token_norm == "l2" else None
         out = self.context(ops.additive_attention(q, k, weight)) + q
         if self.value_position is not None:

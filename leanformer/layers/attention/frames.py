@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from leanformer import ops
 from leanformer.errors import ConfigError
 from leanformer.layers.conv import DepthwiseConv
+from leanformer.layers.linear import stacked
 from leanformer.layers.site import Grid, Kernel, NormSite, Site, TokenMixer
 
 
@@ -131,6 +132,16 @@ class ReducedAttention(Frame):
         if self.norm is None:
             return ()
         return (NormSite(owner=self, attribute="norm", place="reduction", before=self.reduce),)
+
+    def fused(self) -> SelfAttention:
+        """The same with one projection, where keys and values come from the map of the queries."""
+        assert self.reduce is None, "keys come from another map"
+        width = self.q.out_features
+        heads: int = self.kernel.num_heads  # type: ignore[attr-defined]
+        site = Site(dim=self.q.in_features, dim_out=width, num_heads=heads, grid=(1, 1), out_proj=False)
+        frame = SelfAttention(site, self.kernel)
+        frame.qkv, frame.proj = stacked(self.q, self.kv), self.proj
+        return frame
 
     def forward(self, x: Tensor, grid: Grid, mask: Tensor | None = None) -> Tensor:
         """Mix x, (B, N, C), the tokens of a map of size `grid`."""

@@ -17,7 +17,7 @@ from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
 from leanformer.layers.attention.parts import LinearKernel
 from leanformer.layers.conv import DepthwiseConv
-from leanformer.layers.narrow import keep_inputs, keep_outputs
+from leanformer.layers.linear import keep_inputs, keep_outputs
 from leanformer.layers.site import Grid, Kernel, Site, TokenMixer
 
 

@@ -13,7 +13,7 @@ from leanformer.config import register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
 from leanformer.layers.attention.parts import LinearKernel
-from leanformer.layers.narrow import keep
+from leanformer.layers.linear import keep
 from leanformer.layers.site import Grid, Kernel, Site
 
 
@@ -43,11 +43,13 @@ class NormalizedKernel(LinearKernel):
         super().__init__(site)
         self.floor = floor
         head_dim = site.width // site.num_heads
-        self.temperature = nn.Parameter(torch.full((site.num_heads, 1, 1), head_dim**-0.5))
+        # None once it is part of the projection behind.
+        self.temperature: nn.Parameter | None = nn.Parameter(torch.full((site.num_heads, 1, 1), head_dim**-0.5))
 
     def keep_heads(self, heads: Sequence[int]) -> Tensor:
         """Keep these heads alone, with their temperatures."""
-        keep(self, "temperature", torch.tensor(heads), 0)
+        if self.temperature is not None:
+            keep(self, "temperature", torch.tensor(heads), 0)
         return super().keep_heads(heads)
 
     def forward(
@@ -57,4 +59,4 @@ class NormalizedKernel(LinearKernel):
         assert mask is None, "a linear kernel cannot leave out pairs of tokens"
         q, k, v = (ops.split_heads(t, self.num_heads) for t in (q.relu(), k.relu(), v))  # (B, h, N, d)
         out = ops.linear_attention(q, k, v, floor=self.floor)
-        return ops.merge_heads(out * self.temperature.to(out.dtype))
+        return ops.merge_heads(out if self.temperature is None else out * self.temperature.to(out.dtype))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leanformer.layers.narrow import head_channels, keep
+from leanformer.layers.linear import head_channels, keep
 from leanformer.layers.position import LearnedPosition
 from leanformer.layers.site import Grid, Site
 

@@ -13,7 +13,7 @@ from leanformer.config import register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
 from leanformer.layers.attention.parts import LocalLinearKernel
-from leanformer.layers.narrow import keep
+from leanformer.layers.linear import keep
 from leanformer.layers.site import Grid, Kernel, Site
 
 

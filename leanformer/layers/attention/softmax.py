@@ -12,7 +12,7 @@ from leanformer import ops
 from leanformer.config import register_config
 from leanformer.errors import ConfigError
 from leanformer.layers.attention.frames import KernelAttention
-from leanformer.layers.narrow import head_channels, keep
+from leanformer.layers.linear import head_channels, keep
 from leanformer.layers.position import RelativePositionBias
 from leanformer.layers.site import Grid, Kernel, Site
 

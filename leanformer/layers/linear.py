@@ -1,4 +1,4 @@
-"""Fewer channels for layers that exist: what is left of them when attention heads are dropped."""
+"""Linear layers made of others: fewer channels, what is left when attention heads are dropped; and several in one."""
 
 from __future__ import annotations
 
@@ -38,3 +38,21 @@ def keep_inputs(layer: nn.Linear, index: Tensor) -> None:
     """Keep of a linear layer the inputs that `index` names."""
     keep(layer, "weight", index, 1)
     layer.in_features = len(index)
+
+
+@torch.no_grad()
+def stacked(*layers: nn.Linear) -> nn.Linear:
+    """One layer that gives what all of them give, side by side; they read the same."""
+    first = layers[0]
+    rows = sum(layer.out_features for layer in layers)
+    biases = [layer.bias for layer in layers]
+    biased = any(bias is not None for bias in biases)
+    out = nn.Linear(first.in_features, rows, biased, device=first.weight.device, dtype=first.weight.dtype)
+    out.weight.copy_(torch.cat([layer.weight for layer in layers]))
+    if biased:
+        out.bias.copy_(torch.cat([_bias(layer) for layer in layers]))
+    return out
+
+
+def _bias(layer: nn.Linear) -> Tensor:
+    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
