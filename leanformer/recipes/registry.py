@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from leanformer import edits
+from leanformer.config import replace_at
 from leanformer.data.imagenet import KAGGLE, WNID
 from leanformer.errors import ConfigError, suggestion
 from leanformer.models import ImageClassifier
@@ -115,10 +117,14 @@ def default_recipe(model: ModelSpec, out: Path) -> TrainConfig:
 
 
 def _traits(model: ModelSpec) -> tuple[bool, bool]:
-    """Whether the model has progressive norms, and whether it has batch norms."""
+    """Whether the model, its edits applied, has progressive norms, and whether it has batch norms."""
     config = model.config if model.name is None else find_config(model.name)
     assert config is not None
+    for field, value in model.overrides:
+        config = replace_at(config, field, value)
     with torch.device("meta"):
-        modules = list(ImageClassifier(config).modules())
+        built = ImageClassifier(config)
+        edits.replay(built, model.edits)
+    modules = list(built.modules())
     progressive = any(getattr(module, "scheduled", None) == "norm_progress" for module in modules)
     return progressive, any(isinstance(module, _BatchNorm) for module in modules)

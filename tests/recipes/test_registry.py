@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from leanformer.edits import DropHeads, FoldNorms, FreezeNorms, SwapAttention, SwapNorm
 from leanformer.errors import ConfigError
-from leanformer.recipes import find_recipe
+from leanformer.layers.attention import SimplifiedLinear
+from leanformer.layers.norm import BatchNorm, LayerNorm, Norms, PRepBN
+from leanformer.recipes import default_recipe, find_recipe
+from leanformer.training import ModelSpec
 
 
 @pytest.mark.parametrize(
@@ -45,3 +49,32 @@ def test_a_model_gets_its_published_training_on_imagenet_and_the_default_one_els
         assert find_recipe("flatten_swin_tiny", tmp_path, str(data)) == default
     unpublished = find_recipe("swin_nano", tmp_path, str(imagenet))
     assert unpublished == find_recipe("swin_nano", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "schedules", "recalibrates"),
+    [
+        (ModelSpec(name="deit_nano"), [], False),
+        (ModelSpec(name="deit_nano", edits=(SwapNorm(),)), ["norm_progress"], True),
+        (ModelSpec(name="deit_nano", edits=(SwapNorm(to=BatchNorm()),)), [], True),
+        (
+            ModelSpec(name="swin_nano", edits=(SwapAttention(to=SimplifiedLinear()),)),
+            [],
+            True,
+        ),
+        (ModelSpec(name="swiftformer_nano", edits=(FreezeNorms(),)), [], False),
+        (ModelSpec(name="slab_swin_nano", edits=(FoldNorms(), DropHeads(heads=((0, (1,)),)))), [], False),
+        (
+            ModelSpec(name="deit_nano", overrides=(("norms", Norms(block=PRepBN(start=LayerNorm()))),)),
+            ["norm_progress"],
+            True,
+        ),
+    ],
+    ids=["plain", "swapped", "batch", "attention", "frozen", "folded", "overridden"],
+)
+def test_the_default_recipe_suits_the_model_behind_its_edits(
+    spec: ModelSpec, schedules: list[str], recalibrates: bool, tmp_path: Path
+) -> None:
+    recipe = default_recipe(spec, tmp_path)
+    assert [scheduled.what for scheduled in recipe.schedules] == schedules
+    assert bool(recipe.finish) == recalibrates
