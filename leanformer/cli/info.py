@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -62,8 +62,18 @@ class Info:
         print(f"{model.name or self.model}: {model.config.kind}, {images}, {classes}")
         _print(facts)
         for edit in model.edits:
-            print(f"edit: {edit.kind}")
+            print(f"edit: {edit.kind}{_chosen(edit)}")
         return 0
+
+
+def _chosen(edit: Any) -> str:
+    """The fields of an edit that are not left at their defaults."""
+    values = ((field.name, getattr(edit, field.name), field.default) for field in fields(edit))
+    return "".join(f", {name} {_plain(value)}" for name, value, default in values if value != default)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _open(model: str) -> ImageClassifier:
@@ -138,11 +148,12 @@ def _block(block: Any) -> dict[str, Any]:
         return {"attention": "no attention", "region": type(block.body).__name__, "norm": _norm(inner), "around": []}
     around = [_name(part) for part in (getattr(block, slot) for slot in AROUND) if part is not None]
     if not hasattr(block.attn, "body"):
-        region = f"tokens times {block.attn.factor:g}"
+        region = "tokens as they are" if block.attn is None else f"tokens times {block.attn.factor:g}"
         return {"attention": "no attention", "region": region, "norm": _norm(block.mlp.norm), "around": around}
     attn = block.attn
+    share = f" diluted to {attn.share.item():.3g}" if hasattr(attn, "share") else ""
     return {
-        "attention": attn.body.describe(),
+        "attention": f"{attn.body.describe()}{share}",
         "region": _region(attn),
         "norm": _norm(block.mlp.norm if attn.norm is None else attn.norm),
         "around": around,

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 import leanformer
+from leanformer.edits import DiluteAttention, RemoveAttention
+from leanformer.edits.sites import block_sites
 from leanformer.models.registry import SYSTEMS
 from leanformer.recipes import list_recipes
 
@@ -135,6 +137,29 @@ def test_info_of_a_run_names_its_classes_and_edits(run, folded):
     assert "norm folded" in printed
     assert "edit: fold_norms" in printed
     assert json.loads(run("info", folded.out, "--json").out)["edits"][0]["kind"] == "fold_norms"
+
+
+def test_info_shows_what_became_of_attention(run, tmp_path):
+    model = leanformer.build("deit_nano")
+    leanformer.apply(
+        model,
+        RemoveAttention(blocks=(0,)),
+        RemoveAttention(blocks=(1,), form="skip"),
+        DiluteAttention(blocks=(2, 3)),
+    )
+    block_sites(model)[2].block.attn.set_scheduled(0.25)
+    leanformer.save(model, tmp_path)
+    lines = run("info", tmp_path).out.splitlines()
+    for line in (
+        "  blocks.0: no attention, tokens times 2, norm LayerNorm",
+        "  blocks.1: no attention, tokens as they are, norm LayerNorm",
+        "  blocks.2: Softmax diluted to 0.25, whole map, norm LayerNorm",
+        "  blocks.3: Softmax diluted to 1, whole map, norm LayerNorm",
+        "edit: remove_attention, blocks 0",
+        "edit: remove_attention, blocks 1, form skip",
+        "edit: dilute_attention, blocks 2, 3",
+    ):
+        assert line in lines
 
 
 def test_the_version_is_one_word_away(run):
