@@ -52,9 +52,8 @@ def match_tokens(keys: Tensor, r: int, prefix_tokens: int = 0) -> Groups:
     if r == 0:
         every = places.expand(batch, -1)
         return Groups(every, every, every[:, :0])
-    even, odd = prefix_tokens + prefix_tokens % 2, prefix_tokens + 1 - prefix_tokens % 2
-    unit = F.normalize(keys.detach().float(), dim=-1)
-    best, choice = (unit[:, even::2] @ unit[:, odd::2].transpose(1, 2)).max(dim=-1)  # (B, even tokens)
+    even, odd = _turns(prefix_tokens)
+    best, choice = best_matches(keys, prefix_tokens)
     order = best.argsort(dim=-1, descending=True, stable=True)
     merged, staying = order[:, :r], order[:, r:]
     # parity: without a prefix the tokens that stay are published in the order of their similarity.
@@ -88,6 +87,11 @@ def merge_tokens(x: Tensor, groups: Groups, sizes: Tensor | None = None) -> tupl
 def unmerge_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Every place's token, (B, N, C), from those of the groups (B, groups, C) that `index` (B, N) names."""
     return _rows(x, index).unflatten(0, (index.shape[0], index.shape[1]))
+
+
+def _turns(prefix_tokens: int) -> tuple[int, int]:
+    """The first even and the first odd place behind the prefix."""
+    return prefix_tokens + prefix_tokens % 2, prefix_tokens + 1 - prefix_tokens % 2
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

@@ -31,10 +31,10 @@ def merged_by_a_loop(keys: Tensor, r: int, prefix: int) -> list[set[int]]:
 def test_the_groups_are_those_of_the_paper_and_the_prefix_stays_in_front(tokens: int, r: int, prefix: int) -> None:
     keys = torch.randn(3, tokens, 4)
     groups = ops.match_tokens(keys, r, prefix)
-    assert groups.count == tokens - ops.merge_amount(r, tokens, prefix)
+    assert groups.kept.shape[1] == tokens - ops.merge_amount(r, tokens, prefix)
     assert torch.equal(groups.index[:, :prefix], torch.arange(prefix).expand(3, -1))
     for image, index in zip(keys, groups.index.tolist(), strict=True):
-        found = [{n for n, place in enumerate(index) if place == group} for group in range(groups.count)]
+        found = [{n for n, place in enumerate(index) if place == group} for group in range(groups.kept.shape[1])]
         assert sorted(found, key=min) == merged_by_a_loop(image, r, prefix)
 
 
@@ -59,7 +59,7 @@ def test_nothing_is_merged_with_r_of_zero_or_fewer_than_two_tokens_to_merge() ->
     for r, prefix in ((0, 1), (5, 7), (5, 8)):
         groups = ops.match_tokens(x, r, prefix)
         merged, sizes = ops.merge_tokens(x, groups)
-        assert groups.count == 8
+        assert groups.kept.shape[1] == 8
         assert torch.equal(ops.unmerge_tokens(merged, groups.index), x)
         assert torch.equal(sizes, torch.ones(2, 8))
 
