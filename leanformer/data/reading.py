@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -18,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from leanformer.data.images import nothing_readable
 from leanformer.data.labeled import ArrayImages, LabeledImages
+from leanformer.data.workers import follow_reader, signals_held, start_method
 from leanformer.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -76,11 +74,11 @@ class Reader:
     def _parallel(self, source: Dataset[Batch], steps: Steps) -> Iterator[Batch]:
         self._steps.steps = steps
         self._loader = self._loader or self._start(source)
-        return (_with_tensors(batch) for batch in self._loader)
+        with signals_held():
+            batches = iter(self._loader)  # begins the workers
+        return map(_with_tensors, batches)
 
     def _start(self, source: Dataset[Batch]) -> DataLoader[Batch]:
-        # Forked workers could inherit a lock that another thread holds, so they come from a clean process.
-        methods = multiprocessing.get_all_start_methods()
         ahead = batches_ahead(_room(), self._workers, self._batch_bytes)
         if ahead == 0:
             log.warning(
@@ -98,9 +96,9 @@ class Reader:
             prefetch_factor=max(ahead, 1),
             collate_fn=_as_it_is if ahead else _with_arrays,
             persistent_workers=True,
-            multiprocessing_context="forkserver" if "forkserver" in methods else "spawn",
+            multiprocessing_context=start_method(),
             generator=torch.Generator(),  # else it would draw from the global one
-            worker_init_fn=_follow_reader,
+            worker_init_fn=follow_reader,
         )
 
 
@@ -131,23 +129,6 @@ class _Steps(Sampler[Any]):
 
     def __len__(self) -> int:
         return len(self.steps)
-
-
-def _follow_reader(worker: int) -> None:
-    """Let the process that trains decide when this one stops.
-
-    Ctrl-C reaches every process of a terminal. And a process that is killed takes only its children with it, whereas
-    workers are those of the process that they were forked from, which lives as long as any of them.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    reader = multiprocessing.parent_process()
-    if reader is not None:
-        threading.Thread(target=_end_with, args=(reader,), daemon=True).start()
-
-
-def _end_with(process: Any) -> None:
-    process.join()
-    os._exit(1)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -22,7 +22,7 @@ from leanformer.training.schedules import Linear
 
 # Runs in a process of its own, which may die. "step N" kills it before optimizer step N, "save N" instead of its N-th
 # checkpoint, when the lines that belong to it are already in the log. "wait N" says so at step N and then dawdles; with
-# "slow N" it is the reading of images that dawdles.
+# "slow N" it is the reading of images that dawdles, and "begin N" says so before there are workers.
 CHILD = """
 import json, os, signal, sys, time
 from leanformer.config import from_dict
@@ -36,6 +36,10 @@ config = from_dict(json.loads(sys.argv[1]), TrainConfig)
 what, number = sys.argv[2].split()
 
 class Disturb(Callback):
+    def on_start(self, run):
+        if what == "begin":
+            print("ready", flush=True)
+
     def on_step(self, run, step):
         if what == "step" and step == int(number):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -205,16 +209,19 @@ def test_a_second_ctrl_c_ends_the_process_at_once(nano_config, tmp_path):
     assert not (nano_config.out / "model.json").exists()
 
 
-def test_ctrl_c_on_a_terminal_reaches_the_workers_too_and_does_no_harm(plain_config, tmp_path):
+@pytest.mark.parametrize(
+    "number, moment, steps", [(signal.SIGINT, "begin 0", 1), (signal.SIGTERM, "slow 2", 4)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_signal_that_reaches_the_workers_too_does_no_harm(plain_config, tmp_path, number, moment, steps):
     folder = write_folder(tmp_path / "images", num_classes=3, per_class=12, num_val=3, size=20)
     config = replace(plain_config, data=str(folder), batch_size=3, workers=1)
-    child = start_child(config, "slow 2", tmp_path)
+    child = start_child(config, moment, tmp_path)
     assert child.stdout.readline() == "ready\n"
-    time.sleep(0.2)  # by now the loop waits for a worker
-    os.killpg(child.pid, signal.SIGINT)
+    time.sleep(0.2)  # by now the loop waits for a worker, which may not have begun
+    os.killpg(child.pid, number)
     output, errors = child.communicate(timeout=60)
     assert child.returncode == 130, errors
-    assert "stopped after step 4 of 36" in output
+    assert f"stopped after step {steps} of 36" in output
     assert "Traceback" not in errors
 
 
