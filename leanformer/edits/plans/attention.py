@@ -4,7 +4,6 @@ section 3 and algorithm 1)."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import get_args
 
 from torch import nn
@@ -16,7 +15,6 @@ from leanformer.edits.plans.scores import Score
 from leanformer.edits.plans.search import Greedy, Known, Progress, Search
 from leanformer.edits.sites import block_sites
 from leanformer.errors import ConfigError, EditError
-from leanformer.layers.block import Block
 from leanformer.layers.branch import Branch, DilutedBranch, RemovedForm, Rescale
 
 
@@ -82,18 +80,16 @@ def _removals(model: nn.Module, form: RemovedForm) -> list[Change]:
                 "or remove what was diluted"
             )
         if isinstance(branch, Branch):
+            left = None if form == "skip" else Rescale(2.0)
             found.append(
                 Change(
                     name=str(site.index),
                     block=site.block,
-                    on=partial(_set_attention, site.block, None if form == "skip" else Rescale(2.0)),
-                    off=partial(_set_attention, site.block, branch),
+                    owner=site.block,
+                    attribute="attn",
+                    value=lambda _, left=left: left,
                 )
             )
     if not found:
         raise EditError(f"remove_attention: {type(model).__name__} has no block with attention that could be removed")
     return found
-
-
-def _set_attention(block: Block, attention: nn.Module | None) -> None:
-    block.attn = attention

@@ -6,7 +6,8 @@ leads there: it is computed once for all of them, a batch at a time, so that no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -32,13 +33,18 @@ _State = tuple[Tensor, Grid]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A change of one block that can be switched on for a while."""
+    """Another module in the place of one, inside a block."""
 
     name: str
     """In records: a block's number, or `block.head`."""
     block: Block
-    on: Callable[[], None]
-    off: Callable[[], None]
+    owner: nn.Module
+    attribute: str
+    value: Callable[[tuple[str, ...]], nn.Module | None]
+    """What stands there while the changes of these names, all of the same place, are made."""
+    group: str = ""
+    most: int | None = None
+    """Of a group at most so many can be made together; None for any number."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Network:
         self.model = model
         self.changes = tuple(change.name for change in changes)
         self._changes = {change.name: change for change in changes}
+        sizes = Counter(change.group for change in changes)
+        self._most = {change.group: sizes[change.group] if change.most is None else change.most for change in changes}
         self.num_blocks = len(block_sites(model))
         self.work = 0
         self._steps = [step for stage in model.backbone.stages for step in self._stage_steps(stage)]
@@ -88,13 +96,32 @@ class Network:
                 module.training = True
 
     @contextmanager
-    def made(self, variant: Iterable[str]) -> Iterator[None]:
+    def made(self, variant: Collection[str]) -> Iterator[None]:
         """Make the changes of a variant for a while, and take them back whatever happens."""
+        places: dict[tuple[int, str], list[Change]] = {}
+        for name in self.ordered(variant):
+            change = self._changes[name]
+            places.setdefault((id(change.owner), change.attribute), []).append(change)
         with ExitStack() as stack:
-            for name in sorted(variant):
-                stack.callback(self._changes[name].off)
-                self._changes[name].on()
+            for changes in places.values():
+                owner, attribute = changes[0].owner, changes[0].attribute
+                stack.callback(setattr, owner, attribute, getattr(owner, attribute))
+                setattr(owner, attribute, changes[0].value(tuple(change.name for change in changes)))
             yield
+
+    @property
+    def capacity(self) -> int:
+        """How many changes can be made together."""
+        return sum(self._most.values())
+
+    def possible(self, variant: Iterable[str]) -> bool:
+        """Whether the changes can be made together."""
+        groups = Counter(self._changes[name].group for name in variant)
+        return all(count <= self._most[group] for group, count in groups.items())
+
+    def ordered(self, variant: Collection[str]) -> tuple[str, ...]:
+        """The names in the order of the changes."""
+        return tuple(name for name in self.changes if name in variant)
 
     def check(self, images: Tensor) -> None:
         """Refuse, before anything is measured, what would be measured wrongly.

@@ -110,13 +110,13 @@ def run_search(
     asked = {"search": search.kind, **search.__dict__, "score": score and score.name, **asked}
     started = time.perf_counter()
     if score is None:
-        chosen = search.choose(None, network.changes, count)
+        chosen = search.choose(network, None, count)
         return Plan(edit=make(chosen), asked=asked, changes=chosen, seconds=time.perf_counter() - started)
     trials = Trials(network, score, {} if known is None else known, what, progress)
     with network.at_rest():
         network.check(score.first_images())
         network.work = 0
-        chosen = search.choose(trials, network.changes, count)
+        chosen = search.choose(network, trials, count)
     (best,) = {trial.changes: trial for trial in trials.made if trial.changes == chosen}.values()
     num_images = score.num_images
     return Plan(

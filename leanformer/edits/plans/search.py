@@ -80,7 +80,7 @@ class Trials:
 
     def measure(self, variants: Sequence[Sequence[str]]) -> list[Trial]:
         """The trials of `variants`, in their order, as the next round."""
-        names = [self._ordered(variant) for variant in variants]
+        names = [self.network.ordered(variant) for variant in variants]
         self._measure([(), *names])
         found = []
         for changes in names:
@@ -93,9 +93,6 @@ class Trials:
     @property
     def _round(self) -> int:
         return self.made[-1].round + 1 if self.made else 1
-
-    def _ordered(self, variant: Sequence[str]) -> tuple[str, ...]:
-        return tuple(name for name in self.network.changes if name in variant)
 
     def _measure(self, names: Sequence[tuple[str, ...]]) -> None:
         missing = [Variant(changes) for changes in names if ",".join(changes) not in self._known]
@@ -110,7 +107,7 @@ class Trials:
         measured = self.score.measure(self.network, missing, tick)
         self._check_known(measured)
         for variant, figures in measured.items():
-            self._known[",".join(self._ordered(tuple(variant)))] = figures
+            self._known[",".join(self.network.ordered(variant))] = figures
 
     def _check_known(self, measured: dict[Variant, Figures]) -> None:
         """Figures of another model, or of other images, would be compared with those of this one."""
@@ -138,8 +135,8 @@ class Search:
             ConfigError: if there are too many ways.
         """
 
-    def choose(self, trials: Trials | None, names: Sequence[str], count: int) -> tuple[str, ...]:
-        """`count` of the changes `names`; without trials only if data are not needed."""
+    def choose(self, network: Network, trials: Trials | None, count: int) -> tuple[str, ...]:
+        """`count` of the network's changes, which can be made together; without trials only if data are not needed."""
         raise NotImplementedError
 
 
@@ -149,13 +146,14 @@ class Greedy(Search):
 
     kind: ClassVar[str] = "greedy"
 
-    def choose(self, trials: Trials | None, names: Sequence[str], count: int) -> tuple[str, ...]:
+    def choose(self, network: Network, trials: Trials | None, count: int) -> tuple[str, ...]:
         """Add the best of each round; of equal ones the first."""
         assert trials is not None
         trials.rounds = count
         chosen: tuple[str, ...] = ()
         for _ in range(count):
-            options = [(*chosen, name) for name in names if name not in chosen]
+            options = [(*chosen, name) for name in network.changes if name not in chosen]
+            options = [option for option in options if network.possible(option)]
             chosen = min(trials.measure(options), key=lambda trial: trial.rank).changes
         return chosen
 
@@ -167,12 +165,12 @@ class Alone(Search):
 
     kind: ClassVar[str] = "alone"
 
-    def choose(self, trials: Trials | None, names: Sequence[str], count: int) -> tuple[str, ...]:
+    def choose(self, network: Network, trials: Trials | None, count: int) -> tuple[str, ...]:
         """The best `count`; their joint score is measured in a second sweep."""
         assert trials is not None
         trials.rounds = 2
-        ranked = sorted(trials.measure([(name,) for name in names]), key=lambda trial: trial.rank)
-        (together,) = trials.measure([[trial.changes[0] for trial in ranked[:count]]])
+        ranked = sorted(trials.measure([(name,) for name in network.changes]), key=lambda trial: trial.rank)
+        (together,) = trials.measure([_first_possible(network, [trial.changes[0] for trial in ranked], count)])
         return together.changes
 
 
@@ -193,10 +191,11 @@ class Exhaustive(Search):
                 f"take Greedy(), which measures {count * (2 * available - count + 1) // 2}, or raise the limit"
             )
 
-    def choose(self, trials: Trials | None, names: Sequence[str], count: int) -> tuple[str, ...]:
+    def choose(self, network: Network, trials: Trials | None, count: int) -> tuple[str, ...]:
         """The best choice."""
         assert trials is not None
-        return min(trials.measure(list(combinations(names, count))), key=lambda trial: trial.rank).changes
+        choices = [choice for choice in combinations(network.changes, count) if network.possible(choice)]
+        return min(trials.measure(choices), key=lambda trial: trial.rank).changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +206,10 @@ class RandomChoice(Search):
     needs_data: ClassVar[bool] = False
     seed: int = 0
 
-    def choose(self, trials: Trials | None, names: Sequence[str], count: int) -> tuple[str, ...]:
+    def choose(self, network: Network, trials: Trials | None, count: int) -> tuple[str, ...]:
         """The seed's choice, measured if there is something to measure with."""
-        return _measured(trials, random.Random(self.seed).sample(list(names), count), names)
+        shuffled = random.Random(self.seed).sample(network.changes, len(network.changes))
+        return _measured(trials, _first_possible(network, shuffled, count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,12 +219,21 @@ class FirstOnes(Search):
     kind: ClassVar[str] = "first"
     needs_data: ClassVar[bool] = False
 
-    def choose(self, trials: Trials | None, names: Sequence[str], count: int) -> tuple[str, ...]:
+    def choose(self, network: Network, trials: Trials | None, count: int) -> tuple[str, ...]:
         """The first `count`, measured if there is something to measure with."""
-        return _measured(trials, names[:count], names)
+        return _measured(trials, _first_possible(network, network.changes, count))
 
 
-def _measured(trials: Trials | None, chosen: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+def _first_possible(network: Network, order: Sequence[str], count: int) -> tuple[str, ...]:
+    """The first `count` of `order` that can be made together."""
+    chosen: tuple[str, ...] = ()
+    for name in order:
+        if len(chosen) < count and network.possible((*chosen, name)):
+            chosen = (*chosen, name)
+    return network.ordered(chosen)
+
+
+def _measured(trials: Trials | None, chosen: tuple[str, ...]) -> tuple[str, ...]:
     if trials is not None:
         trials.measure([chosen])
-    return tuple(name for name in names if name in chosen)
+    return chosen
