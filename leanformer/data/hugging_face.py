@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,16 @@ HUGGING_FACE = "hf:"
 
 def is_saved(folder: Path) -> bool:
     """Whether a folder was written by `save_to_disk`, or holds parquet files."""
-    return _is_table(folder) or bool(_parquet(folder))
+    return is_table(folder) or bool(_parquet(folder))
+
+
+def side_of(splits: dict[str, Any], split: Split, source: str | Path) -> tuple[str, bool]:
+    """What a data set calls the side, and whether it has one for validation."""
+    val = next((name for name in VAL_NAMES if name in splits), None)
+    side = val if split == "val" and val else "train"
+    if side not in splits:
+        raise DataError(f"{source} has no split {side!r}; its splits are {', '.join(splits)}")
+    return side, val is not None
 
 
 def open_hugging_face(source: str | Path, split: Split, options: DataOptions) -> LabeledImages:
@@ -36,15 +46,14 @@ def open_hugging_face(source: str | Path, split: Split, options: DataOptions) ->
         splits = _load(datasets, source)
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{source} cannot be loaded: {error}") from error
-    val = next((name for name in VAL_NAMES if name in splits), None)
-    side = val if split == "val" and val else "train"
-    if side not in splits:
-        raise DataError(f"{source} has no split {side!r}; its splits are {', '.join(splits)}")
+    side, has_val = side_of(splits, split, source)
     rows = splits[side]
-    image, label = _columns(rows, source, options, datasets)
-    labels, several, classes = _labels(rows, label, splits.get("train", rows))
+    image, label = columns(rows, source, options, datasets)
+    known = splits.get("train", rows)
+    values = rows[label][:]
+    labels, several, classes = numbered_labels(rows.features[label], label, values, lambda: known[label][:])
     chosen = np.arange(len(rows))
-    if val is None:
+    if not has_val:
         chosen = divide([str(number) for number in range(len(rows))], labels, split, options.val_share)
         several = None if several is None else LabelSets([several[int(n)] for n in chosen], len(classes))
     store = _Rows(rows.select_columns([image]).cast_column(image, datasets.Image(decode=False)), image, str(source))
@@ -78,11 +87,11 @@ def _load(datasets: Any, source: str | Path) -> dict[str, Any]:
     if isinstance(source, str):
         name = source.removeprefix(HUGGING_FACE)
         if not Path(name).expanduser().exists():
-            found = datasets.load_dataset(*_name_and_config(name))
+            found = datasets.load_dataset(*name_and_config(name))
             return dict(found)
         source = Path(name).expanduser()
     path = source
-    if path.is_dir() and _is_table(path):
+    if path.is_dir() and is_table(path):
         found = datasets.load_from_disk(str(path))
         return dict(found) if isinstance(found, dict) else {"train": found}
     files = [path] if path.is_file() else _parquet(path)
@@ -94,13 +103,13 @@ def _load(datasets: Any, source: str | Path) -> dict[str, Any]:
     return dict(datasets.load_dataset("parquet", data_files=sides))
 
 
-def _is_table(folder: Path) -> bool:
+def is_table(folder: Path) -> bool:
     """Whether `save_to_disk` wrote the folder."""
     saved = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
     return saved or (folder / "dataset_dict.json").is_file()
 
 
-def _name_and_config(name: str) -> tuple[str, ...]:
+def name_and_config(name: str) -> tuple[str, ...]:
     """`owner/name/config` has a config; `owner/name` and `name` have none."""
     parts = name.split("/")
     return ("/".join(parts[:2]), parts[2]) if len(parts) == 3 else (name,)
@@ -110,14 +119,14 @@ def _parquet(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
 
 
-def _columns(rows: Any, source: str | Path, options: DataOptions, datasets: Any) -> tuple[str, str]:
+def columns(rows: Any, source: str | Path, options: DataOptions, datasets: Any) -> tuple[str, str]:
     """The columns of images and of labels, by what they hold or are usually called."""
     features = rows.features
     images = [n for n, kind in features.items() if isinstance(kind, datasets.Image)] or [
         n for n in ("image", "img") if n in features
     ]
     kinds = [n for n, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    labels = kinds or [n for n in ("label", "labels", "class", "fine_label", "target") if n in features]
+    labels = kinds or [n for n in ("label", "labels", "class", "fine_label", "target", "cls") if n in features]
     image = options.path_column or next(iter(images), None)
     label = options.label_column or next(iter(labels), None)
     if image is None or label is None or not {image, label} <= set(features):
@@ -126,13 +135,15 @@ def _columns(rows: Any, source: str | Path, options: DataOptions, datasets: Any)
     return image, label
 
 
-def _labels(rows: Any, column: str, known: Any) -> tuple[np.ndarray, LabelSets | None, tuple[str, ...]]:
-    kind = rows.features[column]
-    values: list[Any] = rows[column][:]
+def numbered_labels(
+    kind: Any, column: str, values: list[Any], known: Callable[[], list[Any]]
+) -> tuple[np.ndarray, LabelSets | None, tuple[str, ...]]:
+    """The number of the class in each of `values`, the sets of them where an image may have several, and the classes:
+    those that the column's `kind` names, or all that occur in the `known` values, sorted."""
     inner = getattr(kind, "feature", None)
     names = getattr(inner or kind, "names", None)
     if names is None:
-        found = {item for value in known[column][:] for item in (value if isinstance(value, list) else [value])}
+        found = {item for value in known() for item in (value if isinstance(value, list) else [value])}
         ordered = sorted(found)
         names, numbers = [str(item) for item in ordered], {item: n for n, item in enumerate(ordered)}
         values = [[numbers[i] for i in v] if isinstance(v, list) else numbers[v] for v in values]

@@ -14,9 +14,10 @@ from leanformer.data import packed
 from leanformer.data.folders import LAYOUT, VAL_NAMES, VAL_SHARE, Split, class_folders
 from leanformer.data.garments import garments
 from leanformer.data.hugging_face import HUGGING_FACE, is_saved, open_hugging_face
+from leanformer.data.hugging_face_streams import open_stream
 from leanformer.data.idx import is_idx, open_idx
 from leanformer.data.imagenet import KAGGLE, flat_labels, readable
-from leanformer.data.labeled import ArrayImages, LabeledImages
+from leanformer.data.labeled import ArrayImages, LabeledImages, nothing_readable
 from leanformer.data.lists import SUFFIXES, open_lists
 from leanformer.data.options import DataOptions
 from leanformer.data.stored import Files, StoredImages
@@ -27,7 +28,6 @@ from leanformer.errors import DataError, suggestion
 __all__ = ["ArrayImages", "ImageFolder", "LabeledImages", "Split", "check_readable", "open_data"]
 
 DATASETS = {"garments": garments}
-NUM_SHOWN = 3
 
 
 def open_data(source: str | Path, split: Split, options: DataOptions | None = None) -> LabeledImages:
@@ -61,6 +61,8 @@ def check_readable(data: LabeledImages) -> None:
 
 
 def _open(source: str | Path, split: Split, options: DataOptions) -> LabeledImages:
+    if options.streaming:
+        return open_stream(source, split, options)
     if isinstance(source, str) and source.startswith(HUGGING_FACE):
         return open_hugging_face(source, split, options)
     if isinstance(source, str) and "{" in source and not Path(source).exists():
@@ -164,13 +166,6 @@ def _choices(inside: str, pattern: str) -> list[str]:
     if "," not in inside:
         raise DataError(f"{pattern}: {{{inside}}} is neither a choice like {{train,val}} nor a range like {{000..127}}")
     return inside.split(",")
-
-
-def nothing_readable(num_images: int, errors: list[str]) -> DataError:
-    """The error for a data set without a single readable image."""
-    shown = "".join(f"\n  {error}" for error in errors[:NUM_SHOWN])
-    more = f"\n  and {len(errors) - NUM_SHOWN} more" if len(errors) > NUM_SHOWN else ""
-    return DataError(f"none of the {num_images} images can be read{shown}{more}")
 
 
 class ImageFolder(StoredImages):

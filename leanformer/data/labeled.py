@@ -7,6 +7,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from leanformer.errors import DataError
+
+NUM_SHOWN = 3
+
 
 class LabeledImages(Protocol):
     """Images, each of one class. Only `image` touches pixels, so everything else is cheap."""
@@ -58,3 +62,10 @@ class ArrayImages:
     def name(self, index: int) -> str:
         """The data set's title and the image's number in it."""
         return f"{self.title}[{index}]"
+
+
+def nothing_readable(num_images: int, errors: list[str]) -> DataError:
+    """The error for a data set without a single readable image."""
+    shown = "".join(f"\n  {error}" for error in errors[:NUM_SHOWN])
+    more = f"\n  and {len(errors) - NUM_SHOWN} more" if len(errors) > NUM_SHOWN else ""
+    return DataError(f"none of the {num_images} images can be read{shown}{more}")

@@ -20,7 +20,13 @@ class DataOptions:
     split_column: str | None = None
     root: str | None = None
     """The folder that the paths of a list count from; None: the list's own."""
+    streaming: bool = False
+    """Whether a Hugging Face data set is read from front to back in every epoch and kept nowhere."""
+    shuffle_buffer: int = 1000
+    """Images among which each place of a streamed epoch is drawn; their encoded bytes are held in memory."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_share < 1:
             raise ConfigError(f"val_share must be at least 0 and below 1, got {self.val_share}")
+        if self.shuffle_buffer < 1:
+            raise ConfigError(f"shuffle_buffer must be at least 1, got {self.shuffle_buffer}")

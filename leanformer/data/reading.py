@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from leanformer.data.images import nothing_readable
-from leanformer.data.labeled import ArrayImages, LabeledImages
+from leanformer.data.labeled import ArrayImages, LabeledImages, nothing_readable
 from leanformer.data.workers import follow_reader, signals_held, start_method
 from leanformer.errors import ConfigError, DataError
 
