@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 
 from leanformer.data.augment import Augment, array_draws, augment_arrays, augment_image, image_transform
 from leanformer.data.labeled import ArrayImages, LabeledImages
+from leanformer.data.mixing import check_pairs
 from leanformer.data.preprocess import prepare, prepare_arrays
 from leanformer.data.reading import Batch, Reader, Step
 from leanformer.data.sampling import Order, Sampling
@@ -43,6 +45,10 @@ class TrainBatches:
         batch_size: Images in a batch of all ranks together.
         workers: Processes that read images ahead; 0 reads in this one, and so do arrays in memory, which need none.
         share: Each rank gets every n-th image of a batch.
+        mirrored: Each rank gets every n-th pair of a batch, the first image with the last and so on, as they are mixed.
+
+    Raises:
+        ConfigError: if a batch cannot be shared so, or, `mirrored`, does not come in pairs.
     """
 
     def __init__(
@@ -55,17 +61,21 @@ class TrainBatches:
         workers: int = 0,
         sampling: Sampling | None = None,
         share: Share = ALONE,
+        mirrored: bool = False,
     ) -> None:
         if seed < 0:
             raise ConfigError(f"seed must be 0 or more, got {seed}")
         if augment is not None and augment.auto_augment is not None:
             image_transform(augment, preprocess)  # a wrong name fails here rather than in a worker
         self._reader = Reader(data, batch_size, workers, preprocess.image_size)
-        self._source = _TrainSource(data, preprocess, augment, batch_size, seed, sampling or Sampling(), share)
+        how = (batch_size, seed, sampling or Sampling(), share, mirrored)
+        self._source = _TrainSource(data, preprocess, augment, *how)
         length = len(self._source.order(0))
         self._source.batch_size = min(batch_size, length) // share[1] * share[1]
         if self._source.batch_size == 0 or (batch_size < length and batch_size % share[1]):
             raise ConfigError(f"a batch of {min(batch_size, length)} images cannot be shared by {share[1]} ranks")
+        if mirrored:
+            check_pairs(self._source.batch_size // share[1], share[1])
         self.steps_per_epoch = length // self._source.batch_size
         """Batches in an epoch, at least one; what does not fill another batch is left out."""
 
@@ -143,10 +153,11 @@ class _TrainSource(Dataset[Batch]):
         seed: int,
         sampling: Sampling,
         share: Share,
+        mirrored: bool,
     ) -> None:
         self.data, self.preprocess, self.augment = data, preprocess, augment
         self.batch_size, self.seed = batch_size, seed
-        self.sampling, self.share = sampling, share
+        self.sampling, self.share, self.mirrored = sampling, share, mirrored
         self._known: tuple[int, Order] | None = None
 
     def order(self, epoch: int) -> Order:
@@ -157,7 +168,21 @@ class _TrainSource(Dataset[Batch]):
 
     def places(self, step: Step) -> np.ndarray:
         """Where in the order of its epoch the images of a step are; int64 (B,)."""
-        return np.arange(step[1] * self.batch_size + self.share[0], (step[1] + 1) * self.batch_size, self.share[1])
+        rank, world = self.share
+        places = np.arange(rank, self.batch_size // 2 if self.mirrored else self.batch_size, world)
+        if self.mirrored:
+            places = np.concatenate([places, self.batch_size - 1 - places[::-1]])
+        return step[1] * self.batch_size + places
+
+    def candidates(self, step: Step) -> Iterator[int]:
+        """These places, and after them those whose images replace unreadable ones: what follows the batch, shared like
+        it, and at last what is left of the epoch, so that all ranks find as many images."""
+        (rank, world), length = self.share, len(self.order(step[0]))
+        own, start = self.places(step), step[1] * self.batch_size
+        after = range(start + self.batch_size + rank, start + length, world)
+        yield from (place % length for place in chain(own.tolist(), after))
+        others = np.setdiff1d(np.arange(start, start + length), [*own, *after])
+        yield from (others % length).tolist()
 
     def indices(self, step: Step) -> np.ndarray:
         """The images of a step, if all can be read; int64 (B,)."""
@@ -165,16 +190,15 @@ class _TrainSource(Dataset[Batch]):
 
     def __getitem__(self, step: Step | Fed) -> Batch:
         epoch, number, *encoded = step
-        order, world = self.order(epoch), self.share[1]
-        places = self.places((epoch, number))
+        order, places = self.order(epoch), self.places((epoch, number))
         if isinstance(self.data, ArrayImages):
             indices, copies = order.indices[places], order.copies[places]
             pixels = self.data.pixels[indices]
             if self.augment is not None:
                 pixels = augment_arrays(pixels, self.augment, array_draws(self.seed, epoch, indices, copies))
             return _array_batch(self.data, indices, pixels, self.preprocess)
-        later = (place % len(order) for place in range(places[0], places[0] + len(order), world))
-        candidates = ((int(order.indices[place]), int(order.copies[place])) for place in later)
+        found = self.candidates((epoch, number))
+        candidates = ((int(order.indices[place]), int(order.copies[place])) for place in found)
         data = _with(self.data, encoded)
         return _image_batch(data, candidates, len(places), lambda image, *which: self._vary(image, epoch, *which))
 

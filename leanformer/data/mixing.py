@@ -39,18 +39,26 @@ class Mixing:
 
 
 def mix(
-    images: Tensor, labels: Tensor, mixing: Mixing, *, num_classes: int, smoothing: float, seed: int, step: int
+    images: Tensor,
+    labels: Tensor,
+    mixing: Mixing,
+    *,
+    num_classes: int,
+    smoothing: float,
+    seed: int,
+    step: int,
+    rank: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Mixed copies of the images (B, 3, H, W), and for int64 labels (B,), or targets (B, num_classes), the smoothed
     targets (B, num_classes) of the mixed images.
 
+    Ranks whose shares hold both images of each pair mix a batch as one process would, if it draws one share for all;
+    shares of pairs or images are drawn by each rank for itself.
+
     Raises:
         ConfigError: if the number of images is odd, as where all of a small data set are one batch.
     """
-    if len(images) % 2:
-        raise ConfigError(
-            f"{len(images)} images cannot be mixed in pairs; take an even batch_size, such as {len(images) - 1}"
-        )
+    check_pairs(len(images))
     from timm.data.mixup import Mixup
 
     mixup = Mixup(
@@ -63,5 +71,20 @@ def mix(
         num_classes=num_classes,
         multi_label=labels.ndim == 2,
     )
-    with seeded("mixing", seed, step):
+    with seeded("mixing", seed, step, copy=0 if mixing.mode == "batch" else rank):
         return mixup(images.clone(), labels)
+
+
+def check_pairs(count: int, world: int = 1) -> None:
+    """Refuse a number of images, each rank's share of a batch, that cannot be mixed in pairs.
+
+    Raises:
+        ConfigError: if it is odd.
+    """
+    if count % 2 and world == 1:
+        raise ConfigError(f"{count} images cannot be mixed in pairs; take an even batch_size, such as {count - 1}")
+    if count % 2:
+        raise ConfigError(
+            f"a batch of {count * world} images cannot be mixed in pairs by {world} ranks; take a batch_size that is a "
+            f"multiple of {2 * world}"
+        )

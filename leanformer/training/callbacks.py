@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from leanformer.checkpoints import files
 from leanformer.errors import ConfigError, TrainingError, suggestion
 from leanformer.layers.branch import DropPath
 from leanformer.training.optimizers import scale_groups
+from leanformer.training.parallel import local
 
 if TYPE_CHECKING:
     from leanformer.tasks import Metrics, MultiLabelMetrics
@@ -29,7 +30,10 @@ DROP_PATH = "drop_path"
 
 
 class Callback:
-    """Base with empty bodies. Steps are optimizer steps, counted from 0."""
+    """Base with empty bodies. Steps are optimizer steps, counted from 0. Every rank of a run has its own."""
+
+    first_rank_alone: ClassVar[bool] = False
+    """Whether only the first rank, which writes, needs it."""
 
     def on_start(self, run: Run) -> None:
         """Before the first step, of a resumed run too."""
@@ -140,7 +144,7 @@ class Ema(Callback):
         averaged = [pair for pair in buffers if pair[0].is_floating_point() and pair[0].ndim]
         averaged += zip(run.ema.parameters(), run.model.parameters(), strict=True)
         share = 1.0 if step == 0 else 1.0 - self.decay
-        torch._foreach_lerp_([mine for mine, _ in averaged], [value for _, value in averaged], share)  # type: ignore
+        torch._foreach_lerp_([local(mine) for mine, _ in averaged], [local(value) for _, value in averaged], share)  # type: ignore
         for mine, value in buffers:
             if not (mine.is_floating_point() and mine.ndim):
                 mine.copy_(value)
@@ -151,6 +155,8 @@ class Logger(Callback):
 
     `step` in it counts the steps done. A resumed run first drops the lines of steps that it will do again.
     """
+
+    first_rank_alone = True
 
     def __init__(self) -> None:
         self._file: TextIO | None = None

@@ -69,6 +69,22 @@ class Execution:
     """Computing each block a second time in the backward pass, which saves memory."""
 
 
+@register_config("distribution")
+class Distribution:
+    """How the processes that `torchrun` or Slurm starts share a run; for one process it means nothing."""
+
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """Each process holds the whole model, or a share of every weight and of what the optimizer knows of it."""
+    batch_norm: Literal["local", "sync"] = "local"
+    """Whether batch norms normalize by the images of their process, running statistics being averaged after each step,
+    or by those of all, as one process would."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("strategy", ("ddp", "fsdp")), ("batch_norm", ("local", "sync"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be {choices[0]!r} or {choices[1]!r}, got {getattr(self, name)!r}")
+
+
 @register_config("train")
 class TrainConfig:
     """Everything that decides how a run turns out, and a few things that do not (see `NOT_DECISIVE`)."""
@@ -95,6 +111,7 @@ class TrainConfig:
     """Parts in which a batch passes through the model, to save memory."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     execution: Execution = Execution()
+    distribution: Distribution = Distribution()
     clip: float | Clip | None = None
     """Largest norm of the gradient, or another way to keep it small."""
     ema: float | None = None
@@ -161,7 +178,7 @@ class TrainConfig:
             raise ConfigError(f"two schedules drive {', '.join(twice)}{where}; keep one")
 
 
-NOT_DECISIVE = frozenset({"out", "workers", "checkpoint_every_steps", "device", "profile"})
+NOT_DECISIVE = frozenset({"out", "workers", "checkpoint_every_steps", "device", "profile", "distribution"})
 """Fields that a resumed run may change."""
 
 

@@ -76,9 +76,8 @@ def roll_back(run: Run, hooks: Sequence[Callback], error: Diverged) -> None:
     if run.trouble.collapses >= guard.tries:
         raise TrainingError(f"{error}; gave up after going back {guard.tries} times") from error
     collapses, factor = run.trouble.collapses + 1, run.trouble.rate_factor * guard.factor
-    found = run.store.load_latest()
-    assert found is not None, "a guarded run saves its start"
-    run.restore(*found)
+    found = run.load_checkpoint()
+    assert found, "a guarded run saves its start"
     run.trouble.collapses, run.trouble.rate_factor = collapses, factor
     run.save_checkpoint()
     log.warning(

@@ -38,6 +38,8 @@ def waited_for(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:
 class Profile(Callback):
     """Logs what the pipeline takes for an image in its parts, and after each epoch how long the steps waited for it."""
 
+    first_rank_alone = True
+
     def __init__(self) -> None:
         self._begun = self._step_begun = self._model = self._waited = 0.0
 

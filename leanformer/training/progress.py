@@ -29,6 +29,8 @@ BLENDING = (
 class Progress(Callback):
     """What is trained on what, then rate, loss and time left, and a log line after each epoch."""
 
+    first_rank_alone = True
+
     def __init__(self) -> None:
         self._bar: Any = None
         self._started = self._last_line = 0.0

@@ -38,6 +38,6 @@ def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
             switches.fill_uninitialized_memory = fill
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch's generators for one optimizer step."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch's generators for one optimizer step; ranks draw numbers of their own for their images."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, *([rank] if rank else [])]).generate_state(1)[0]))

@@ -2,7 +2,8 @@
 
 Everything random is a pure function of (seed, epoch, image) or (seed, step), and every schedule one of the step. So a
 checkpoint holds no generator, and a run that was killed and resumed ends with the weights that it would have had, bit
-for bit on one machine's CPU.
+for bit on one machine's CPU. Several ranks go through all of it side by side; what one decides alone is in
+`ranks.first`.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ from torch import Tensor
 from leanformer import edits
 from leanformer.checkpoints import runs
 from leanformer.checkpoints.store import CheckpointStore
-from leanformer.data import EvalBatches, LabeledImages, TrainBatches, open_data
-from leanformer.models import ImageClassifier
+from leanformer.data import Augment, EvalBatches, LabeledImages, TrainBatches, open_data
+from leanformer.models import ImageClassifier, Preprocess
 from leanformer.tasks import Metrics, MultiLabelMetrics, build_teacher
+from leanformer.training.batch_norms import synchronized
 from leanformer.training.build import build_model, execute
 from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules, settle
 from leanformer.training.config import Scheduled, TrainConfig
 from leanformer.training.directory import claim, finished_summary, occupied, write_config
+from leanformer.training.distributed import Ranks, join_ranks
 from leanformer.training.guard import Diverged, WatchLoss, WatchMetric, roll_back
 from leanformer.training.interrupt import Interrupted, StopRequest
 from leanformer.training.objective import build_task
+from leanformer.training.parallel import Parallel, choose_parallel
 from leanformer.training.phases import TrainBatchNorms
 from leanformer.training.profiling import Profile, waited_for
 from leanformer.training.progress import Progress
@@ -82,42 +86,56 @@ def fit(
         TrainingError: if the loss is no longer finite.
         Interrupted: after Ctrl-C or SIGTERM, when the run has been saved.
     """
-    if claim(config, resume):
-        return _finished(config)
-    device = choose_device(config.device)
     with ExitStack() as stack:
+        ranks = stack.enter_context(join_ranks())
+        resume = resume or ranks.restarts > 0
+        if ranks.first(lambda: claim(config, resume)):
+            return ranks.first(lambda: _finished(config))
+        device = choose_device(config.device)
         stop = stack.enter_context(StopRequest())
         stack.enter_context(own_randomness(config.seed, device))
-        run = _set_up(config, device, data)
-        stack.enter_context(occupied(config.out))
-        claim(config, resume)  # another process may have been faster
-        write_config(config)
+        parallel = choose_parallel(config, ranks, device)
+        run = ranks.together(lambda: _set_up(config, device, data, parallel))
+        run.stop = stop
+        ranks.first(lambda: _move_in(config, resume, stack))
         if resume:
             _resume(run)
+        parallel.start(run.model, config.distribution.batch_norm, stack)
         logger = Logger()
         hooks = [*_hooks(config), logger, Progress(), Checkpointer(config.checkpoint_every_steps), *callbacks]
+        hooks = [hook for hook in hooks if ranks.is_first or not hook.first_rank_alone]
         for hook in hooks:
             stack.callback(hook.on_end, run)
             hook.on_start(run)
 
-        if config.guard is not None and run.store.load_latest() is None:
+        if config.guard is not None and ranks.first(lambda: run.store.load_latest() is None):
             run.save_checkpoint()  # where to go back to
         while not run.done:
             try:
-                _train_epoch(run, hooks, stop, resume_command)
+                _train_epoch(run, hooks, resume_command)
             except Diverged as error:
                 roll_back(run, hooks, error)
                 continue
             _end_epoch(run, hooks)
-            if stop.requested and not run.done:
+            if ranks.any(stop.requested) and not run.done:
                 raise _interrupted(run, resume_command)
         model, metrics = _finish(run)
-        logger.write({"event": "final", "step": run.step, "epoch": run.epoch, **metrics.summary()})
+        line = {"event": "final", "step": run.step, "epoch": run.epoch, **metrics.summary()}
+        ranks.first(lambda: logger.write(line))
         return _save(run, model, metrics)
 
 
-def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages, LabeledImages] | None) -> Run:
-    """Everything the loop needs, built and checked; nothing is written yet."""
+def _move_in(config: TrainConfig, resume: bool, stack: ExitStack) -> None:
+    """Hold the run's directory until the stack is left, and leave the config there."""
+    stack.enter_context(occupied(config.out))
+    claim(config, resume)  # another process may have been faster
+    write_config(config)
+
+
+def _set_up(
+    config: TrainConfig, device: torch.device, data: tuple[LabeledImages, LabeledImages] | None, parallel: Parallel
+) -> Run:
+    """Everything the loop needs, built and checked; nothing is written yet, and nothing exchanged."""
     train, val = data or tuple(open_data(config.data, side, config.data_options) for side in ("train", "val"))
     model = build_model(config.model, train.classes, config.preprocess).to(device)
     network = execute(model, config.execution)
@@ -127,7 +145,12 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
     if config.distill is not None:
         teacher = build_teacher(config.distill, train.classes, model.preprocess).to(device)
         model.head.separate = True  # a second classifier, where there is one, learns from the teacher
-    make_batches = (model.preprocess, config.augment, config.batch_size, config.seed, config.workers)
+    ema = None if config.ema is None else copy.deepcopy(model).eval().requires_grad_(False)
+    batches = _train_batches(config, train, model.preprocess, config.augment, parallel.ranks)
+    for placed in (model, ema):
+        if placed is not None:
+            parallel.place(placed)
+    val_batch_size = max(config.batch_size // parallel.ranks.world, 1)
     return Run(
         config=config,
         model=model,
@@ -137,11 +160,22 @@ def _set_up(config: TrainConfig, device: torch.device, data: tuple[LabeledImages
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
         device=device,
         train_images=train,
-        train=TrainBatches(train, *make_batches, config.sampling),
-        val=EvalBatches(val, model.preprocess, config.batch_size, config.workers),
+        train=batches,
+        val=EvalBatches(val, model.preprocess, val_batch_size, config.workers, parallel.ranks.share),
         store=CheckpointStore(config.out / "checkpoints", keep=2),
         out=config.out,
+        ema=ema,
+        ranks=parallel.ranks,
+        parallel=parallel,
     )
+
+
+def _train_batches(
+    config: TrainConfig, images: LabeledImages, preprocess: Preprocess, augment: Augment | None, ranks: Ranks
+) -> TrainBatches:
+    """This rank's share of the training batches; where they are mixed it has both images of each pair."""
+    how = (config.batch_size, config.seed, config.workers, config.sampling)
+    return TrainBatches(images, preprocess, augment, *how, share=ranks.share, mirrored=config.mixing is not None)
 
 
 def _hooks(config: TrainConfig) -> list[Callback]:
@@ -171,20 +205,18 @@ def _schedules(config: TrainConfig) -> list[Scheduled]:
 
 
 def _resume(run: Run) -> None:
-    found = run.store.load_latest()
-    if found is None:
+    if not run.load_checkpoint():
         log.warning("%s holds no checkpoint; starting from the first step", run.out)
         return
-    run.restore(*found)
     log.info("resumed %s after step %d of %d", run.out, run.step, run.total_steps)
 
 
-def _train_epoch(run: Run, hooks: Sequence[Callback], stop: StopRequest, resume_command: str) -> None:
+def _train_epoch(run: Run, hooks: Sequence[Callback], resume_command: str) -> None:
     """The steps of the present epoch that have not been done."""
     train_mode(run.model)
     start = time.perf_counter()
     for batch in waited_for(run, run.train.batches(run.epoch, run.step - run.epoch * run.steps_per_epoch)):
-        _note_skipped(run, batch.skipped)
+        run.note_skipped(batch.skipped)
         step = run.step
         for hook in hooks:
             hook.on_step(run, step)
@@ -196,7 +228,7 @@ def _train_epoch(run: Run, hooks: Sequence[Callback], stop: StopRequest, resume_
         run.seconds, start = run.seconds + now - start, now
         for hook in hooks:
             hook.after_step(run, step)
-        if stop.requested:
+        if run.last.stop:
             run.save_checkpoint()
             raise _interrupted(run, resume_command)
 
@@ -217,15 +249,15 @@ def _end_epoch(run: Run, hooks: Sequence[Callback]) -> None:
 
 
 def _evaluate(run: Run, model: ImageClassifier) -> Metrics | MultiLabelMetrics:
-    metrics = run.task.evaluate(model, run.val)
-    _note_skipped(run, metrics.skipped)
+    metrics = run.task.evaluate(model, run.parallel.in_step(model, run.val), run.ranks.gather)
+    run.note_skipped(metrics.skipped)
     return metrics
 
 
 def _finish(run: Run) -> tuple[ImageClassifier, Metrics | MultiLabelMetrics]:
     """The finished model, in eval mode, and how it does."""
     start = time.perf_counter()
-    model = run.model if run.ema is None else run.ema
+    model = run.parallel.gathered(run.model if run.ema is None else run.ema)
     model.head.separate = False
     for mine, theirs in zip(model.parameters(), run.model.parameters(), strict=True):
         mine.requires_grad_(theirs.requires_grad)
@@ -234,20 +266,21 @@ def _finish(run: Run) -> tuple[ImageClassifier, Metrics | MultiLabelMetrics]:
         if isinstance(item, edits.Edit):
             lines = [line for report in edits.apply(model, item) for line in report.lines]
         else:
-            lines = [item.apply(model, _training_images(run, item.augmented))]
+            with synchronized(model, run.ranks):
+                lines = [item.apply(model, _training_images(run, item.augmented))]
         for line in lines:
             log.info("%s", line)
-    metrics = _evaluate(run, model.eval())
+    metrics = run.task.evaluate(model.eval(), run.val, run.ranks.gather)
+    run.note_skipped(metrics.skipped)
     run.seconds += time.perf_counter() - start
     return model, metrics
 
 
 def _training_images(run: Run, augmented: bool) -> Callable[[int], Iterator[Tensor]]:
     """What gives images of at most so many shuffled training batches, each time in another order."""
-    config, epochs = run.config, itertools.count(run.config.epochs)
-    augment = config.augment if augmented else None
-    how = (augment, config.batch_size, config.seed, config.workers, config.sampling)
-    source = TrainBatches(run.train_images, run.model.preprocess, *how)
+    epochs = itertools.count(run.config.epochs)
+    augment = run.config.augment if augmented else None
+    source = _train_batches(run.config, run.train_images, run.model.preprocess, augment, run.ranks)
 
     def batches(count: int) -> Iterator[Tensor]:
         for _, batch in zip(range(count), source.batches(next(epochs)), strict=False):
@@ -258,8 +291,9 @@ def _training_images(run: Run, augmented: bool) -> Callable[[int], Iterator[Tens
 
 def _save(run: Run, model: ImageClassifier, metrics: Metrics | MultiLabelMetrics) -> Result:
     model.origin = {"from": "training", "config": "config.json", "started_from": run.config.model.weights}
+    run.share_skipped()
     training = {"steps": run.step, "seconds": round(run.seconds, 1), "skipped": run.skipped}
-    runs.save(model, run.out, extra={"metrics": metrics.summary(), "training": training})
+    run.ranks.first(lambda: runs.save(model, run.out, extra={"metrics": metrics.summary(), "training": training}))
     return Result(
         model=model,
         out=run.out,
@@ -281,13 +315,6 @@ def _finished(config: TrainConfig) -> Result:
         evaluation=None,
         **extra["training"],
     )
-
-
-def _note_skipped(run: Run, skipped: Sequence[tuple[str, str]]) -> None:
-    for name, error in skipped:
-        if name not in run.skipped:
-            run.skipped[name] = error
-            log.warning("skipped: %s", error)
 
 
 def _interrupted(run: Run, resume_command: str) -> Interrupted:

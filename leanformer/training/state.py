@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,12 @@ from leanformer.errors import CheckpointError, DataError
 from leanformer.models import ImageClassifier
 from leanformer.tasks import Classification, Metrics, MultiLabelMetrics
 from leanformer.training.config import TrainConfig
+from leanformer.training.distributed import Ranks
+from leanformer.training.interrupt import StopRequest
 from leanformer.training.optimizers import load_optimizer_state, optimizer_state
+from leanformer.training.parallel import Parallel, laid_out_like, whole
+
+log = logging.getLogger(__name__)
 
 STORED = ("epoch", "seconds", "optimizer", "scaler", "interval_loss", "epoch_loss", "skipped", "trouble", "data")
 """What a checkpoint holds beside tensors."""
@@ -50,6 +55,8 @@ class StepResult:
     num_images: int = 0
     gradient_norm: float | None = None
     """Before clipping; None if the gradient is not clipped."""
+    stop: bool = False
+    """Whether a rank has been asked to stop."""
 
 
 @dataclass
@@ -86,6 +93,12 @@ class Run:
     val: EvalBatches
     store: CheckpointStore
     out: Path
+    ema: ImageClassifier | None = None
+    """The averaged copy of the model."""
+    ranks: Ranks = field(default_factory=Ranks)
+    parallel: Parallel = field(default_factory=lambda: Parallel(Ranks()))
+    """How the ranks share the model."""
+    stop: StopRequest = field(default_factory=StopRequest)
 
     step: int = 0
     """Optimizer steps done."""
@@ -95,7 +108,6 @@ class Run:
     """Time spent training and evaluating, over all resumptions."""
     waited: float = 0.0
     """Time that training spent waiting for batches, since this process began."""
-    ema: ImageClassifier | None = None
     values: dict[str, float] = field(default_factory=dict)
     """The present value of everything that follows a schedule."""
     last: StepResult = StepResult()
@@ -110,10 +122,7 @@ class Run:
     """Whether training ends before its last epoch."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Name and error of the images that could not be read."""
-
-    def __post_init__(self) -> None:
-        if self.config.ema is not None:
-            self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+    _tensors: dict[str, Tensor] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -131,11 +140,15 @@ class Run:
         return self.config.epochs * self.steps_per_epoch
 
     def save_checkpoint(self) -> None:
-        """Write everything that training from here on depends on."""
+        """Write everything that training from here on depends on: all ranks call it, the first one writes."""
+        self.share_skipped()
         moments, numbers = optimizer_state(self.optimizer)
         tensors = _prefixed("model", self.model.state_dict()) | _prefixed("optimizer", moments)
         if self.ema is not None:
             tensors |= _prefixed("ema", self.ema.state_dict())
+        tensors = {name: whole(value) for name, value in tensors.items()}
+        if not self.ranks.is_first:
+            return
         meta = {
             "epoch": self.epoch,
             "seconds": self.seconds,
@@ -148,6 +161,26 @@ class Run:
             "data": self._data(),
         }
         self.store.save(self.step, tensors, meta)
+
+    def load_checkpoint(self) -> bool:
+        """Go back to the newest state that is whole, as the first rank finds it; false if there is none.
+
+        Raises:
+            CheckpointError, DataError: as `restore`, or if there are states and none of them is whole.
+        """
+        found = self.ranks.first(self._found)
+        if found is None:
+            return False
+        step, meta = found
+        tensors, self._tensors = self._tensors, None
+        self.restore(step, self.ranks.broadcast(tensors), meta)
+        return True
+
+    def _found(self) -> tuple[int, dict[str, Any]] | None:
+        """Step and description of the newest state, whose tensors are kept for the moment."""
+        found = self.store.load_latest()
+        self._tensors = None if found is None else found[1]
+        return None if found is None else (found[0], found[2])
 
     def restore(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Take over what `save_checkpoint` wrote.
@@ -168,10 +201,11 @@ class Run:
                 f"the training data has changed since step {step}: {had} images of {len(before)} classes were there, "
                 f"now {has} of {len(now)}; put it back as it was, or start a new run with another --out"
             )
-        self.model.load_state_dict(_below("model", tensors))
+        _load(self.model, _below("model", tensors))
         if self.ema is not None:
-            self.ema.load_state_dict(_below("ema", tensors))
-        load_optimizer_state(self.optimizer, _below("optimizer", tensors), meta["optimizer"])
+            _load(self.ema, _below("ema", tensors))
+        moments = _laid_out(_below("optimizer", tensors), self.model)
+        load_optimizer_state(self.optimizer, moments, meta["optimizer"])
         self.scaler.load_state_dict(meta["scaler"])
         self.step, self.epoch, self.seconds = step, meta["epoch"], meta["seconds"]
         self.interval_loss, self.epoch_loss = Mean(*meta["interval_loss"]), Mean(*meta["epoch_loss"])
@@ -179,6 +213,18 @@ class Run:
         self.trouble = Trouble(**meta["trouble"])
         stopping = self.config.early_stopping
         self.stopped = stopping is not None and self.trouble.stale >= stopping.patience
+
+    def note_skipped(self, skipped: Iterable[tuple[str, str]]) -> None:
+        """Remember images that could not be read, and say so of those that are new."""
+        for name, error in skipped:
+            if name not in self.skipped:
+                self.skipped[name] = error
+                log.warning("skipped: %s", error)
+
+    def share_skipped(self) -> None:
+        """Tell all ranks what each of them could not read."""
+        for theirs in self.ranks.gather(self.skipped):
+            self.note_skipped(theirs.items())
 
     def _data(self) -> list[Any]:
         """What the order of the images and the shape of the classifier follow from."""
@@ -192,3 +238,19 @@ def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     start = f"{prefix}."
     return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def _load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    own = model.state_dict()
+    model.load_state_dict({n: laid_out_like(value, own[n]) if n in own else value for n, value in tensors.items()})
+
+
+def _laid_out(moments: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's tensors, each as the parameter of which it has the shape and the name."""
+    parameters = dict(model.named_parameters())
+    laid_out = {}
+    for name, value in moments.items():
+        parameter = parameters.get(name.rpartition(".")[0])
+        fits = parameter is not None and parameter.shape == value.shape
+        laid_out[name] = laid_out_like(value, parameter) if parameter is not None and fits else value
+    return laid_out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from leanformer.data import Batch
 from leanformer.data.mixing import mix
 from leanformer.training.clipping import Clip
 from leanformer.training.guard import Diverged
+from leanformer.training.parallel import whole
 from leanformer.training.randomness import seed_step
 from leanformer.training.state import StepResult
 
@@ -36,29 +36,40 @@ def train_mode(model: nn.Module) -> None:
 def train_step(run: Run, batch: Batch) -> StepResult:
     """Update the weights; on a device the host waits for it once, at the end.
 
+    `batch` is this rank's share; the figures are those of all ranks, and so is a request to stop.
+
     Raises:
         Diverged: if the loss is not finite.
     """
-    config = run.config
-    seed_step(config.seed, run.step)
+    config, ranks = run.config, run.ranks
+    seed_step(config.seed, run.step, ranks.rank)
     run.optimizer.zero_grad(set_to_none=True)
     total, learns = torch.zeros((), device=run.device), False
     batch = _prepare(run, batch)
-    for part in _parts(batch, config.accumulate):
+    parts = _parts(batch, config.accumulate)
+    for part in parts:
         share = len(part.labels) / len(batch.labels)
         with torch.autocast(run.device.type, PRECISIONS[config.precision], enabled=config.precision != "fp32"):
             loss = torch.stack(list(run.task.losses(run.network, part).values())).sum() * share
         learns = loss.requires_grad
         if learns:
-            run.scaler.scale(loss).backward()
+            with run.parallel.backward(last=part is parts[-1]):
+                run.scaler.scale(loss).backward()
         total += loss.detach()
-    figures = [total]
+    stop = torch.full_like(total, run.stop.requested)
+    ranks.average([total, stop, *run.parallel.averaged()])
+    figures = [total, stop]
     if learns:
         figures += _update(run)
-    loss, *norms = torch.stack(figures).tolist()
+    loss, stop, *norms = torch.stack(figures).tolist()
     if not math.isfinite(loss):
         raise Diverged(_not_finite(run, loss))
-    return StepResult(loss=loss, num_images=len(batch.labels), gradient_norm=norms[0] if norms else None)
+    return StepResult(
+        loss=loss,
+        num_images=len(batch.labels) * ranks.world,
+        gradient_norm=norms[0] if norms else None,
+        stop=stop > 0,
+    )
 
 
 def _update(run: Run) -> list[torch.Tensor]:
@@ -67,7 +78,7 @@ def _update(run: Run) -> list[torch.Tensor]:
     if clip is not None:
         run.scaler.unscale_(run.optimizer)
         clip = clip if isinstance(clip, Clip) else Clip(limit=clip)
-        norms = [clip.apply(run.model.parameters())]
+        norms = [whole(clip.apply(run.model.parameters()))]
     run.scaler.step(run.optimizer)
     run.scaler.update()
     return norms
@@ -86,16 +97,16 @@ def _prepare(run: Run, batch: Batch) -> Batch:
             smoothing=config.label_smoothing,
             seed=config.seed,
             step=run.step,
+            rank=run.ranks.rank,
         )
     if config.execution.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     return replace(batch, images=images, labels=labels)
 
 
-def _parts(batch: Batch, count: int) -> Iterator[Batch]:
-    columns = (batch.images, batch.labels, batch.indices)
-    for images, labels, indices in zip(*(column.chunk(count) for column in columns), strict=True):
-        yield Batch(images=images, labels=labels, indices=indices)
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    columns = (column.chunk(count) for column in (batch.images, batch.labels, batch.indices))
+    return [Batch(images=part[0], labels=part[1], indices=part[2]) for part in zip(*columns, strict=True)]
 
 
 def _not_finite(run: Run, loss: float) -> str:

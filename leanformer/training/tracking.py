@@ -51,6 +51,8 @@ class Tracker(Callback):
         MissingExtra: when it is made, if the tracker is not installed.
     """
 
+    first_rank_alone = True
+
     def __init__(self, name: TrackerName) -> None:
         self.name = name
         self._library = require(name, extra="track")
@@ -58,9 +60,7 @@ class Tracker(Callback):
         self._sent = 0  # bytes of the file
 
     def on_start(self, run: Run) -> None:
-        """Open the tracker behind the lines that a resumed run already has. One process of several does."""
-        if os.environ.get("RANK", "0") != "0":
-            return
+        """Open the tracker behind the lines that a resumed run already has."""
         self._sent = (run.out / "metrics.jsonl").stat().st_size
         with _Contained(self._give_up):
             self._sink = SINKS[self.name](run, self._library)

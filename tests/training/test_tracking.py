@@ -119,15 +119,6 @@ def test_after_going_back_the_tracker_goes_on_with_the_lines_that_are_new(tmp_pa
     assert [step for step, _ in recorder.sent] == [3, 6, 5]
 
 
-def test_only_the_first_of_several_processes_tracks(plain_config, nano_data, monkeypatch):
-    recorder = fake(monkeypatch, "wandb")
-    monkeypatch.setenv("RANK", "1")
-    tracker = Tracker("wandb")
-    tracker.on_start(SimpleNamespace(out=plain_config.out))
-    tracker.on_end(SimpleNamespace(out=plain_config.out))
-    assert recorder.started == []
-
-
 def test_a_tracker_that_is_not_installed_is_refused_before_training(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(MissingExtra, match=r"pip install 'leanformer\[track\]'"):
