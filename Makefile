@@ -42,7 +42,7 @@ demo: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell leanformer docs tools *.md
+	$(BIN)/codespell leanformer benchmarks docs tools *.md
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/basedpyright
 
