@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -32,6 +33,8 @@ class FuseLinear(Edit):
 
     Norms are left to `FoldNorms`, before or after.
     """
+
+    exact: ClassVar[bool] = True
 
     def apply(self, model: nn.Module) -> EditReport:
         """Fuse in place."""
