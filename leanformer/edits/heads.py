@@ -52,6 +52,16 @@ class DropHeads(Edit):
         return EditReport(edit=self, lines=(line,), details={"kept": kept, "parameters": freed})
 
 
+def head_counts(site: BlockSite) -> list[int]:
+    """How many heads each mixer of a block has: one mixer, or one for each direction of stripes. Each keeps at least
+    one head.
+
+    Raises:
+        EditError: naming what does not let heads be dropped.
+    """
+    return [_check(site, mixer)[1] for mixer in _mixers(site)[1]]
+
+
 @dataclass(frozen=True)
 class _Cut:
     """The heads that each mixer of a block keeps, counted in that mixer."""

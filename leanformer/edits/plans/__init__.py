@@ -1,6 +1,7 @@
 """Plans: they measure a model with data and give an edit, which is done apart from choosing it."""
 
 from leanformer.edits.plans.attention import plan_attention_removal
+from leanformer.edits.plans.heads import HeadNorm, plan_head_removal
 from leanformer.edits.plans.plan import Plan
 from leanformer.edits.plans.scores import AccuracyDrop, LatencyGain, Score, TransferEntropy
 from leanformer.edits.plans.search import Alone, Exhaustive, FirstOnes, Greedy, Progress, RandomChoice, Search, Trial
@@ -11,6 +12,7 @@ __all__ = [
     "Exhaustive",
     "FirstOnes",
     "Greedy",
+    "HeadNorm",
     "LatencyGain",
     "Plan",
     "Progress",
@@ -20,4 +22,5 @@ __all__ = [
     "TransferEntropy",
     "Trial",
     "plan_attention_removal",
+    "plan_head_removal",
 ]

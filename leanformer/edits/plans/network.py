@@ -109,6 +109,10 @@ class Network:
                 setattr(owner, attribute, changes[0].value(tuple(change.name for change in changes)))
             yield
 
+    def change(self, name: str) -> Change:
+        """The change of that name."""
+        return self._changes[name]
+
     @property
     def capacity(self) -> int:
         """How many changes can be made together."""

@@ -133,24 +133,23 @@ def run_search(
     )
 
 
-def count_of(ratio: float | None, number: int | None, available: int, what: str) -> int:
+def count_of(ratio: float | None, number: int | None, available: int, what: str, most: int | None = None) -> int:
     """How many of `available` things to take, of which either the share or the number is given.
+
+    Args:
+        most: that can be taken together; None for all.
 
     Raises:
         ConfigError: unless one of them is given, in its range, and comes to at least one.
     """
+    most = available if most is None else most
     if (ratio is None) == (number is None):
         raise ConfigError(f"give either ratio or the number of {what}, got ratio {ratio} and number {number}")
-    if number is not None:
-        if not 1 <= number <= available:
-            raise ConfigError(
-                f"the model has {available} {what}, so the number to take is 1 to {available}, got {number}"
-            )
-        return number
-    assert ratio is not None
-    if not 0.0 < ratio <= 1.0:
+    if ratio is not None and not 0.0 < ratio <= 1.0:
         raise ConfigError(f"ratio must be above 0 and at most 1, got {ratio}")
-    count = round(ratio * available)
-    if not count:
+    count = round(ratio * available) if ratio is not None else number
+    if ratio is not None and not count:
         raise ConfigError(f"ratio {ratio} of {available} {what} is none; take {1 / available:.2g} or more")
+    if count is None or not 1 <= count <= most:
+        raise ConfigError(f"the model has {available} {what}, of which 1 to {most} can be taken, got {count}")
     return count

@@ -58,20 +58,24 @@ class Score:
         raise NotImplementedError
 
 
-class _OnImages(Score):
+class CalibratedScore(Score):
+    """Base of the scores that are measured on images."""
+
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
 
     @property
     def num_images(self) -> int | None:
+        """That were counted."""
         return self.calibration.num_images
 
     def first_images(self) -> Tensor:
+        """The first one."""
         images, _ = next(self.calibration.read())
         return images[:1]
 
 
-class TransferEntropy(_OnImages):
+class TransferEntropy(CalibratedScore):
     """Entropy of the network's output less that of the variant's: how much the output loses ("MLP Can Be A Good
     Transformer Learner", https://arxiv.org/abs/2404.05657, section 3).
 
@@ -141,7 +145,7 @@ class TransferEntropy(_OnImages):
         return self.output == "logits"
 
 
-class AccuracyDrop(_OnImages):
+class AccuracyDrop(CalibratedScore):
     """How much top-1 accuracy is lost, as a share of the images; the mean cross-entropy decides between variants that
     lose the same.
 
