@@ -102,8 +102,8 @@ class Train:
         return 0
 
     def _config(self) -> TrainConfig:
-        from leanformer.recipes.attention_removal import with_removal
         from leanformer.recipes.changes import change, with_override
+        from leanformer.recipes.dilution import with_removal
 
         config = self._start()
         if self.lr is not None:

@@ -1,5 +1,5 @@
 """The published trainings of attention removal ("MLP Can Be A Good Transformer Learner",
-https://arxiv.org/abs/2404.05657), all on ImageNet-1k, and the same for any run: `diluted`.
+https://arxiv.org/abs/2404.05657), all on ImageNet-1k.
 
 A trained DeiT goes on for 400 epochs. In 299 of them the attention of the chosen blocks fades out, a little at each
 epoch, and gives way to the identity; then it is gone, and the rest learns to do without. At the end it is removed.
@@ -16,47 +16,17 @@ the result. Stochastic depth is the same in all blocks of DeiT-B and grows with 
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
 from pathlib import Path
 
 from leanformer.data.sampling import Sampling
-from leanformer.edits import DiluteAttention, RemoveAttention
-from leanformer.layers.branch import RemovedForm
+from leanformer.edits import RemoveAttention
+from leanformer.recipes.dilution import FADING, diluted
 from leanformer.recipes.imagenet import imagenet, scaled
 from leanformer.recipes.registry import recipe
-from leanformer.training import Cosine, Lag, Linear, ModelSpec, PerEpoch, Scheduled, TrainConfig, WarmUp
-
-log = logging.getLogger(__name__)
-
-FADING = Linear(start=1.0, end=0.0, until=299 / 400)
-"""The share of the attention over a training."""
+from leanformer.training import Cosine, Lag, ModelSpec, PerEpoch, Scheduled, TrainConfig, WarmUp
 
 RATE = PerEpoch(schedule=Lag(schedule=WarmUp(schedule=Cosine(final=5e-3), epochs=5, start=5e-4, shift=False)))
 """From 1e-6 to 2e-3 in five epochs, then down to 1e-5, an epoch late."""
-
-
-def diluted(config: TrainConfig, blocks: tuple[int, ...], form: RemovedForm = "identity") -> TrainConfig:
-    """The run `config` with the attention of `blocks` fading out and removed at the end.
-
-    It should start from trained weights (`config.model.weights`).
-    """
-    model = replace(config.model, edits=(*config.model.edits, DiluteAttention(blocks=blocks, form=form)))
-    return with_removal(replace(config, model=model))
-
-
-def with_removal(config: TrainConfig) -> TrainConfig:
-    """A run whose model is diluted, with what belongs to it where it is not given: a schedule in which the attention
-    fades out step by step, and its removal before the other finishing steps."""
-    dilutions = [edit for edit in config.model.edits if isinstance(edit, DiluteAttention)]
-    if not dilutions or any(scheduled.what == "attention_share" for scheduled in config.schedules):
-        return config
-    fading = Scheduled(what="attention_share", schedule=FADING)
-    removals = tuple(RemoveAttention(blocks=edit.blocks, form=edit.form) for edit in dilutions)
-    if any(isinstance(step, RemoveAttention) for step in config.finish):
-        removals = ()
-    log.info("attention fades out in the first 3/4 of training and is removed at its end")
-    return replace(config, schedules=(*config.schedules, fading), finish=(*removals, *config.finish))
 
 
 def _published(size: str, blocks: tuple[int, ...], out: Path) -> TrainConfig:

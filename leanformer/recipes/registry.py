@@ -15,6 +15,7 @@ from leanformer.config import replace_at
 from leanformer.data.imagenet import KAGGLE, WNID
 from leanformer.errors import ConfigError, suggestion
 from leanformer.models import ImageClassifier
+from leanformer.recipes.dilution import with_removal
 from leanformer.training import (
     AdamW,
     Linear,
@@ -99,11 +100,12 @@ def default_recipe(model: ModelSpec, out: Path) -> TrainConfig:
     """A run that suits small data sets on small machines: AdamW, cosine with warm-up, light augmentation, clipping.
 
     A progressive norm gives its starting norm up over the first half of training, as SLAB advises: the schedule must
-    end well before training does. Batch statistics are recalibrated at the end.
+    end well before training does. Diluted attention fades out, and is removed. Batch statistics are recalibrated at the
+    end.
     """
     progressive, batch_norms = _traits(model)
     schedule = Scheduled(what="norm_progress", schedule=Linear(start=1.0, end=0.0, until=0.5))
-    return TrainConfig(
+    config = TrainConfig(
         model=model,
         out=out,
         optimizer=AdamW(lr=2e-3, weight_decay=0.05),
@@ -114,6 +116,7 @@ def default_recipe(model: ModelSpec, out: Path) -> TrainConfig:
         schedules=(schedule,) if progressive else (),
         finish=(RecalibrateBatchNorm(batches=100),) if batch_norms else (),
     )
+    return with_removal(config)
 
 
 def _traits(model: ModelSpec) -> tuple[bool, bool]:

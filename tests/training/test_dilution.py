@@ -15,7 +15,8 @@ from leanformer.edits import DiluteAttention, RemoveAttention
 from leanformer.edits.sites import block_sites
 from leanformer.errors import ConfigError
 from leanformer.layers.branch import DilutedBranch, Rescale
-from leanformer.recipes.attention_removal import diluted, with_removal
+from leanformer.recipes import default_recipe
+from leanformer.recipes.dilution import diluted, with_removal
 from leanformer.training import SGD, EarlyStopping, Interrupted, Linear, PerEpoch, Scheduled, fit
 from leanformer.training.callbacks import Callback
 
@@ -141,8 +142,10 @@ def test_a_run_gets_what_belongs_to_its_dilution(plain_config):
     assert (fading.what, fading.schedule(0, 400), fading.schedule(299, 400)) == ("attention_share", 1.0, 0.0)
     assert with_removal(config) == config
     assert with_removal(plain_config) == plain_config
-    own = replace(config, schedules=(FADING,), finish=())
-    assert with_removal(own) == own
+    own = replace(config, schedules=(FADING,))
+    assert with_removal(replace(own, finish=())) == own
+    assert diluted(config, (2,)).finish == (RemoveAttention(blocks=(2,)), *config.finish)
+    assert default_recipe(config.model, config.out).finish == config.finish
 
 
 @pytest.mark.parametrize("stop", [None, 23])
