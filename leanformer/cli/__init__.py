@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return _run(arguments)
     except LeanformerError as error:
-        print(f"leanformer: {error}", file=sys.stderr)
+        if not getattr(error, "silent", False):  # another process of this run has said it
+            print(f"leanformer: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
     except KeyboardInterrupt:
         print("leanformer: stopped", file=sys.stderr)

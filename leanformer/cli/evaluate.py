@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from leanformer.tasks import Metrics, MultiLabelMetrics
     from leanformer.tasks.multi_label import ClassScores
     from leanformer.tasks.per_class import ClassFigures
+    from leanformer.training.distributed import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Evaluate:
 
     The data may have some of the model's classes alone, which are then the only answers (ImageNet-A, -R); a model
     without class names is matched to ImageNet by folders called n01440764 or 0 to 999 (ImageNet-V2). Images of several
-    classes are measured by mean average precision and F1.
+    classes are measured by mean average precision and F1. Processes that torchrun starts share the images.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -60,22 +61,30 @@ class Evaluate:
 
     def run(self) -> int:
         """Print the figures."""
-        from leanformer.data.views import NAMED
-        from leanformer.tasks import MultiLabelMetrics, evaluate_images
-        from leanformer.training.randomness import choose_device
+        from leanformer.tasks import MultiLabelMetrics
+        from leanformer.training.distributed import join_ranks
 
-        device = choose_device(self.device)
-        model = open_model(self.model, self.weights).to(device)
-        images = self._images()
-        self._check_fits(images)
-        views = None if self.views is None else NAMED[self.views]
-        metrics = evaluate_images(model, images, self.data, self.batch_size, self.workers, views)
+        with join_ranks() as ranks:
+            images = ranks.together(self._images)
+            metrics = self._measure(images, ranks)
+        if not ranks.is_first:
+            return 0
         report_skipped(metrics.skipped)
         if isinstance(metrics, MultiLabelMetrics):
             self._show_several(metrics, images.classes)
         else:
             self._show(metrics, images)
         return 0
+
+    def _measure(self, images: LabeledImages, ranks: Ranks) -> Metrics | MultiLabelMetrics:
+        from leanformer.data.views import NAMED
+        from leanformer.tasks import evaluate_images
+        from leanformer.training.randomness import choose_device
+
+        model = open_model(self.model, self.weights).to(choose_device(self.device))
+        self._check_fits(images)
+        views = None if self.views is None else NAMED[self.views]
+        return evaluate_images(model, images, self.data, self.batch_size, self.workers, views, ranks)
 
     def _images(self) -> LabeledImages:
         from leanformer.data import open_data

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from leanformer.training import TrainConfig
+    from leanformer.training import Result, TrainConfig
 
 
 from leanformer.cli.common import optional, quoted
@@ -35,7 +35,8 @@ class Train:
     """Train a model on a folder of images.
 
     The folder holds `train/` and `val/` with one folder per class each, or the class folders alone, of which about a
-    fifth is then kept for validation. Without options a recipe for small data sets is used.
+    fifth is then kept for validation. Without options a recipe for small data sets is used. Several processes train
+    together under torchrun: torchrun --nproc-per-node 8 -m leanformer train ...
     """
 
     model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = None
@@ -80,16 +81,24 @@ class Train:
 
     def run(self) -> int:
         """Train and say how it went."""
-        from leanformer.tasks import format_line
         from leanformer.training import Tracker, fit
+        from leanformer.training.distributed import join_ranks
+
+        with join_ranks() as ranks:
+            result = fit(
+                ranks.together(self._config),
+                resume=self.resume,
+                callbacks=[Tracker(name) for name in dict.fromkeys(self.track)],
+                resume_command=_with_resume(sys.argv),
+            )
+        if ranks.is_first:
+            self._tell(result)
+        return 0
+
+    def _tell(self, result: Result) -> None:
+        from leanformer.tasks import format_line
         from leanformer.viz import write_run_page
 
-        result = fit(
-            self._config(),
-            resume=self.resume,
-            callbacks=[Tracker(name) for name in dict.fromkeys(self.track)],
-            resume_command=_with_resume(sys.argv),
-        )
         if result.evaluation is not None:
             print(format_line(result.evaluation))
         if result.skipped:
@@ -99,7 +108,6 @@ class Train:
         if result.evaluation is not None:
             print(f"the page of the run is {write_run_page(result.out, result.evaluation)}")
         print(f"next: leanformer predict {out} IMAGE, or leanformer bench {out}")
-        return 0
 
     def _config(self) -> TrainConfig:
         from leanformer.recipes.changes import change, with_override

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torch import nn
 
@@ -24,6 +24,19 @@ class Classifier(Protocol):
     preprocess: Preprocess
 
 
+class Processes(Protocol):
+    """Those that share the images, as one of them sees them."""
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which of them this is, and how many there are."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all of them."""
+        ...
+
+
 def evaluate_images(
     model: Classifier,
     images: LabeledImages,
@@ -31,12 +44,14 @@ def evaluate_images(
     batch_size: int,
     workers: int = 0,
     views: Views | None = None,
+    processes: Processes | None = None,
 ) -> Metrics | MultiLabelMetrics:
     """The model's figures on images, among the classes that they have.
 
     Args:
         title: what messages call the images.
         views: of each image, whose probabilities are averaged.
+        processes: that share the images; each gets the figures of all of them.
 
     Raises:
         ConfigError: if the model has no classifier.
@@ -55,4 +70,8 @@ def evaluate_images(
         measured = AmongClasses(measured, columns)
     if views is not None:
         measured = OverViews(measured, views, has_several(images))
-    return Classification().evaluate(measured, EvalBatches(images, model.preprocess, batch_size, workers))
+    how = (batch_size, workers)
+    if processes is None:
+        return Classification().evaluate(measured, EvalBatches(images, model.preprocess, *how))
+    batches = EvalBatches(images, model.preprocess, *how, processes.share)
+    return Classification().evaluate(measured, batches, processes.gather)

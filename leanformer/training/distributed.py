@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,8 @@ PORT = "29500"
 """Where the first rank listens if nothing says otherwise, as torchrun's own."""
 PATIENCE = timedelta(seconds=10)
 """How long the last words of another rank are waited for."""
+HEAD_START = 2.0
+"""Seconds that the rank with the message has for it: torchrun ends all when the first one ends."""
 
 
 class EndedElsewhere(LeanformerError):
@@ -230,6 +233,7 @@ def _quiet(ranks: Ranks) -> Iterator[None]:
 def _end_with(ranks: Ranks, error: BaseException) -> None:
     """Raise `error` if this rank is the first to fail, else what that one says: this failure followed from it."""
     if isinstance(error, EndedElsewhere):
+        time.sleep(HEAD_START)
         raise error
     cause = _lost(ranks, error)
     words: dict[str, Any] | None = None
@@ -239,6 +243,7 @@ def _end_with(ranks: Ranks, error: BaseException) -> None:
             raise cause from (None if cause is error else error)
         ranks.store.wait(["last words"], PATIENCE)
         words = json.loads(ranks.store.get("last words"))
+    time.sleep(HEAD_START)
     raise EndedElsewhere(**(words or _last_words(cause))) from error
 
 

@@ -84,6 +84,7 @@ class Progress(Callback):
 def _beginning(run: Run) -> str:
     config = run.config
     device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else str(run.device)
+    device += f" in {run.ranks.world} processes" if run.ranks.world > 1 else ""
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     begun = f" from step {run.step} on" if run.step else ""
     return (
