@@ -24,6 +24,21 @@ def test_a_run_is_repeated_from_its_config_bit_for_bit_and_changed_on_request(ru
     assert [(config["seed"], config["clip"]) for config in told] == [(0, 5.0), (1, 1)]
 
 
+def test_a_trained_run_loses_attention_by_one_option(run, tmp_path):
+    data = write_folder(tmp_path / "data", num_classes=2, per_class=8, num_val=2)
+    first, lean = tmp_path / "first", tmp_path / "lean"
+    assert run("train", "deit_nano", "--data", data, "--out", first, *SMALL).status == 0
+    chosen = 'model.edits=[{"kind": "dilute_attention", "blocks": [0, 2]}]'
+    outcome = run("train", "--from", first, "--weights", first, "--out", lean, "--set", chosen)
+    assert outcome.status == 0, outcome.err
+    assert "removed the attention of blocks 0, 2: 33,536 parameters" in outcome.err
+    told = json.loads((lean / "config.json").read_text())
+    assert [scheduled["what"] for scheduled in told["schedules"]] == ["attention_share"]
+    assert [step["kind"] for step in told["finish"]] == ["remove_attention"]
+    assert run("train", "--from", lean, "--out", tmp_path / "again").status == 0
+    assert weights(lean) == weights(tmp_path / "again")
+
+
 def test_training_needs_something_to_start_from_and_one_thing_alone(refused, tmp_path):
     out = ("--out", tmp_path / "x")
     assert "give either a model or a recipe" in refused("train", *out)
