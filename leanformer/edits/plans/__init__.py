@@ -2,6 +2,7 @@
 
 from leanformer.edits.plans.attention import plan_attention_removal
 from leanformer.edits.plans.heads import HeadNorm, plan_head_removal
+from leanformer.edits.plans.merging import plan_token_merging
 from leanformer.edits.plans.plan import Plan
 from leanformer.edits.plans.scores import AccuracyDrop, LatencyGain, Score, TransferEntropy
 from leanformer.edits.plans.search import Alone, Exhaustive, FirstOnes, Greedy, Progress, RandomChoice, Search, Trial
@@ -23,4 +24,5 @@ __all__ = [
     "Trial",
     "plan_attention_removal",
     "plan_head_removal",
+    "plan_token_merging",
 ]
