@@ -7,6 +7,7 @@ the disk and then takes the target's name, so that a crash or a full disk leaves
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -30,6 +31,9 @@ _EMA = ("model_ema", "state_dict_ema", "ema")
 _PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = 4
 """Dicts around the weights, at most; a dict may hold itself."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, or of a share of it, that is full."""
 
 _DTYPES = {
     torch.bool: "BOOL",
@@ -173,9 +177,9 @@ def _raw(tensor: Tensor) -> memoryview:
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview], size: int) -> str:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
         with temporary.open("xb") as file:
             for chunk in chunks:
                 file.write(chunk)
@@ -186,12 +190,18 @@ def _write(path: Path, chunks: Iterable[bytes | memoryview], size: int) -> str:
         _sync_folder(path.parent)
         return digest.hexdigest()
     except OSError as error:
+        _remove(temporary)  # before the room is measured
+        room = _room(path.parent, size) if error.errno in FULL else ""
         raise CheckpointError(
-            f"{path}: could not be written ({error.strerror or error}); {_room(path.parent, size)}"
+            f"{path}: could not be written ({error.strerror or error}); {room}what was there before is untouched"
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
+        temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -208,9 +218,7 @@ def _sync_folder(folder: Path) -> None:
 def _room(folder: Path, size: int) -> str:
     existing = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path("/"))
     free = shutil.disk_usage(existing).free
-    return (
-        f"it needs {size / 1e6:.1f} MB and {existing} has {free / 1e6:.1f} MB free; what was there before is untouched"
-    )
+    return f"it needs {size / 1e6:.1f} MB and {existing} has {free / 1e6:.1f} MB free; "
 
 
 def _check_is_file(path: Path) -> None:

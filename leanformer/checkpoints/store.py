@@ -32,9 +32,13 @@ class _Entry:
 
 def _entry(item: dict[str, Any]) -> _Entry:
     """An entry of the list; TypeError or KeyError if it is none."""
-    if not isinstance(item["file"], str) or not _STATE.fullmatch(item["file"]) or not isinstance(item["step"], int):
-        raise TypeError(f"{item['file']!r} is no training state")
+    if not isinstance(item["step"], int) or item["file"] != _name(item["step"]):
+        raise TypeError(f"{item['file']!r} is no training state of step {item['step']!r}")
     return _Entry(file=item["file"], sha256=item["sha256"], step=item["step"])
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}.safetensors"
 
 
 class CheckpointStore:
@@ -53,7 +57,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: if it cannot be written; what was there before still loads.
         """
-        path = self.directory / f"step_{step:08d}.safetensors"
+        path = self.directory / _name(step)
         earlier = [
             entry for entry in self._entries() if entry.step < step
         ]  # later ones are of a course that was given up
@@ -92,18 +96,14 @@ class CheckpointStore:
         path = self.directory / entry.file
         if not path.is_file():
             raise CheckpointError(f"{path} is missing")
-        if entry.sha256 is not None and files.sha256(path) != entry.sha256:
-            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {_LATEST}")
-        text = files.read_metadata(path).get(_META)
-        if text is None:
-            raise CheckpointError(f"{path} is not a training state of leanformer")
         try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{path} is damaged: its description is not JSON ({error})") from error
+            if entry.sha256 is not None and files.sha256(path) != entry.sha256:
+                raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {_LATEST}")
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        meta = _described(path, entry.step)
         # The file's memory is copied: it may be pruned, and its folder unmounted, while training goes on.
-        tensors = {name: tensor.clone() for name, tensor in files.read_tensors(path).items()}
-        return record["step"], tensors, record["meta"]
+        return entry.step, {name: tensor.clone() for name, tensor in files.read_tensors(path).items()}, meta
 
     def _entries(self) -> list[_Entry]:
         """Known states, newest first: those of the list, or where there is none, of the folder."""
@@ -112,7 +112,7 @@ class CheckpointStore:
             try:
                 record = files.read_json(path)
                 return [_entry(item) for item in (record, *record["previous"])]
-            except (CheckpointError, LookupError, TypeError) as error:
+            except (CheckpointError, OSError, LookupError, TypeError) as error:
                 logger.warning("%s is damaged (%s); taking the states that are in its folder", path, error)
         found = ((_STATE.fullmatch(entry.name), entry.name) for entry in self._listing())
         return sorted(
@@ -128,3 +128,18 @@ class CheckpointStore:
         for entry in self._listing():
             if entry.name not in keep and re.fullmatch(r"step_\d+\.safetensors|\.(step_|latest).*\.tmp", entry.name):
                 entry.unlink(missing_ok=True)
+
+
+def _described(path: Path, step: int) -> dict[str, Any]:
+    """What a state says of itself beside its tensors."""
+    text = files.read_metadata(path).get(_META)
+    if text is None:
+        raise CheckpointError(f"{path} is not a training state of leanformer")
+    try:
+        record = json.loads(text)
+        found, meta = record["step"], record["meta"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: its description cannot be read ({error})") from error
+    if found != step:
+        raise CheckpointError(f"{path} is damaged: it says that it is of step {found}")
+    return meta

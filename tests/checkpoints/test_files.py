@@ -211,6 +211,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_room_is_spoken_of_only_where_it_lacks(tmp_path, monkeypatch):
+    def fail(*_args):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(CheckpointError, match=r"\(Read-only file system\); what was there before is untouched$"):
+        write_text(tmp_path / "a.txt", "new")
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     write_text(path, "old")

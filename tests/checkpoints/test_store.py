@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import random
 
 import pytest
 import torch
@@ -90,6 +91,72 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(tmp_path, caplog, d
     with caplog.at_level(logging.WARNING):
         assert_holds(store, 6)
     assert "step_00000007.safetensors" in caplog.text
+
+
+def damaged_copies(content):
+    """The content cut before each of its bytes, and with one bit of each of them changed."""
+    draw = random.Random(0)
+    for place in range(len(content)):
+        yield content[:place]
+        changed = bytearray(content)
+        changed[place] ^= 1 << draw.randrange(8)
+        yield bytes(changed)
+
+
+def test_damage_at_any_byte_of_a_state_is_named_and_the_one_before_it_used(tmp_path, caplog):
+    store = filled(tmp_path, 6, 7)
+    newest = tmp_path / "step_00000007.safetensors"
+    for content in damaged_copies(newest.read_bytes()):
+        newest.write_bytes(content)
+        caplog.clear()
+        assert_holds(store, 6)
+        assert f"{newest} is damaged" in caplog.text
+
+
+def test_without_a_list_a_state_cut_at_any_byte_is_left_for_the_one_before_it(tmp_path, caplog):
+    store = filled(tmp_path, 6, 7)
+    (tmp_path / "latest.json").unlink()
+    newest = tmp_path / "step_00000007.safetensors"
+    whole = newest.read_bytes()
+    for content in damaged_copies(whole):
+        newest.write_bytes(content)
+        caplog.clear()
+        loaded = store.load_latest()
+        assert loaded is not None
+        if len(content) < len(whole):
+            assert loaded[0] == 6
+        assert loaded[0] == 7 or newest.name in caplog.text
+
+
+def test_damage_at_any_byte_of_the_list_costs_one_state_at_most(tmp_path):
+    store = filled(tmp_path, 6, 7)
+    latest = tmp_path / "latest.json"
+    for content in damaged_copies(latest.read_bytes()):
+        latest.write_bytes(content)
+        loaded = store.load_latest()
+        assert loaded is not None and loaded[0] in (6, 7)
+
+
+def test_a_state_that_cannot_be_read_is_named_and_the_one_before_it_used(tmp_path, monkeypatch, caplog):
+    store = filled(tmp_path, 6, 7)
+    sha256 = files.sha256
+
+    def failing(path):
+        if path.name == "step_00000007.safetensors":
+            raise OSError(errno.EIO, "Input/output error")
+        return sha256(path)
+
+    monkeypatch.setattr(files, "sha256", failing)
+    assert_holds(store, 6)
+    assert "step_00000007.safetensors cannot be read: Input/output error" in caplog.text
+
+
+def test_a_state_under_the_name_of_another_is_damaged(tmp_path, caplog):
+    filled(tmp_path, 6)
+    (tmp_path / "latest.json").unlink()
+    (tmp_path / "step_00000007.safetensors").write_bytes((tmp_path / "step_00000006.safetensors").read_bytes())
+    assert_holds(CheckpointStore(tmp_path), 6)
+    assert "step_00000007.safetensors is damaged: it says that it is of step 6" in caplog.text
 
 
 def test_if_no_state_is_whole_all_are_named(tmp_path):
