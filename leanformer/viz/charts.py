@@ -63,6 +63,18 @@ class Bar:
     high: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One point of a scatter chart."""
+
+    label: str
+    """Written beside it; empty for none."""
+    x: float
+    y: float
+    on_front: bool = False
+    """Whether it lies on the line through those that no other beats."""
+
+
 def curve_of(rows: Sequence[Mapping[str, Any]], event: str, key: str, label: str, scale: float = 1.0) -> Curve | None:
     """The curve of `key`, times `scale`, in the rows of a `metrics.jsonl` for one kind of event; None if it never
     occurs.
@@ -123,6 +135,30 @@ def bar_chart(bars: Sequence[Bar], *, title: str, number: str, unit: str = "") -
         axes.set_title(title, loc="left", fontweight="bold", x=0)
         axes.set_xlabel(unit)
         axes.tick_params(axis="y", length=0)
+        return _png(figure)
+
+
+def scatter_chart(points: Sequence[Point], *, title: str, x: str, y: str) -> bytes:
+    """Points, and a line of steps through those on the front; labels stay inside the picture."""
+    with _figure(WIDTH, 4.0) as (figure, axes):
+        front = sorted((point for point in points if point.on_front), key=lambda point: point.x)
+        others = [point for point in points if not point.on_front]
+        axes.scatter([p.x for p in others], [p.y for p in others], color="#888888", marker="x", s=28, linewidths=1.2)
+        color, line, marker = STYLES[0]
+        axes.plot([p.x for p in front], [p.y for p in front], color=color, linestyle=line, marker=marker, markersize=6)
+        axes.margins(x=0.12, y=0.12)
+        middle = sum(axes.get_xlim()) / 2
+        for point in points:
+            if point.label:
+                left = point.x < middle
+                axes.annotate(
+                    _shorten(point.label, 30), (point.x, point.y), xytext=(7 if left else -7, -12),
+                    textcoords="offset points", ha="left" if left else "right", fontsize=FONT_SIZE - 2,
+                )  # fmt: skip
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid(color="#dddddd", linewidth=0.7)
         return _png(figure)
 
 

@@ -27,6 +27,7 @@ THIRD_PARTY = {
     "bench": IMAGES,
     "viz": IMAGES,
     "recipes": TORCH,
+    "compression": TORCH,
     "cli": {"tyro"},
     "integrations": TORCH,
     "api": TORCH,

@@ -1,0 +1,160 @@
+"""What a search tries: how many attention layers and heads go, how many tokens are merged, and what costs nothing."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+
+from leanformer import edits
+from leanformer.compression.chain import Tell, check_exact
+from leanformer.compression.choosing import NEEDS_DATA, Chooser
+from leanformer.compression.figures import Meter
+from leanformer.compression.steps import Amount
+from leanformer.config import to_dict
+from leanformer.edits import ClassTokenTail, DropHeads, Edit, FoldNorms, FuseLinear, MergeTokens, RemoveAttention, sites
+from leanformer.edits.plans import Plan, Trial
+from leanformer.errors import EditError, LeanformerError
+from leanformer.models import ImageClassifier
+
+log = logging.getLogger(__name__)
+
+HEAD_SHARES = (0.25, 0.5)
+MERGED_SHARES = (0.25, 0.5, 0.75, 0.9)
+"""Of the tokens, gone behind the last block."""
+MOST_REMOVALS = 8
+"""Numbers of removed layers that are tried, evenly spread up to all of them."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Changes that may be made together, in this order."""
+
+    changes: tuple[Edit, ...]
+
+    @cached_property
+    def key(self) -> str:
+        """What tells it from others."""
+        return json.dumps([to_dict(change) for change in self.changes], sort_keys=True)
+
+    @property
+    def digest(self) -> str:
+        """A short form of the key, for names of files."""
+        return hashlib.sha256(self.key.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return " + ".join(map(_called, self.changes)) or "exact edits alone"
+
+
+def exact_edits(original: ImageClassifier, meter: Meter, tell: Tell) -> tuple[Edit, ...]:
+    """The edits that keep the outputs, can be applied to the original, and do not make it slower."""
+    model, kept = original, []
+    for edit in (FoldNorms(), FuseLinear(), ClassTokenTail()):
+        candidate = copy.deepcopy(model)
+        try:
+            edits.apply(candidate, edit)
+        except EditError as error:
+            log.debug("%s", error)
+            continue
+        check_exact(edit, candidate, model, meter)
+        gain = meter.latency(candidate, model).over_previous
+        tell(f"{edit.kind}: {gain.verdict}, {gain}" + ("; left out" if gain.verdict == "slower" else ""))
+        if gain.verdict != "slower":
+            model = candidate
+            kept.append(edit)
+    return tuple(kept)
+
+
+def candidates(model: ImageClassifier, chooser: Chooser, tell: Tell) -> Iterator[Candidate]:
+    """All combinations that the model takes; the first changes nothing but what is exact."""
+    heads, removals, merges = _head_drops(model, chooser, tell), _removals(model, chooser, tell), _merges(model)
+    for drop, removal, merge in product(heads, removals, merges):
+        changes = tuple(change for change in (drop, removal, merge) if change is not None)
+        if _fits(model, changes):
+            yield Candidate(changes)
+
+
+def _fits(model: ImageClassifier, changes: tuple[Edit, ...]) -> bool:
+    """Whether the model takes the changes together: heads cannot go from attention that is gone, for one."""
+    try:
+        edits.apply(copy.deepcopy(model), *changes)
+    except EditError as error:
+        log.debug("%s", error)
+        return False
+    return True
+
+
+def _removals(model: ImageClassifier, chooser: Chooser, tell: Tell) -> list[RemoveAttention | None]:
+    """Nested sets of layers, as a greedy plan adds one after another."""
+    try:
+        plan = chooser.choose(model, Amount(kind="remove_attention", share=1.0))
+    except EditError as error:
+        tell(str(error))
+        return [None]
+    order = nested_order(plan)
+    tell(f"attention layers in the order in which they may go: {', '.join(order)}")
+    step = max(1, -(-len(order) // MOST_REMOVALS))
+    sizes = sorted({*range(step, len(order) + 1, step), len(order)})
+    return [None, *(_first_of(plan.edit, order, size) for size in sizes)]
+
+
+def nested_order(plan: Plan) -> list[str]:
+    """What a greedy plan that chose everything took first, second, and so on."""
+    rounds: dict[int, Trial] = {}
+    for trial in plan.trials:
+        best = rounds.get(trial.round)
+        if best is None or trial.rank < best.rank:
+            rounds[trial.round] = trial
+    order: list[str] = []
+    for number in sorted(rounds):
+        order += [name for name in rounds[number].changes if name not in order]
+    return order if len(order) == len(plan.changes) else list(plan.changes)
+
+
+def _first_of(edit: Edit, order: list[str], size: int) -> RemoveAttention:
+    assert isinstance(edit, RemoveAttention)
+    return replace(edit, blocks=tuple(sorted(map(int, order[:size]))))
+
+
+def _head_drops(model: ImageClassifier, chooser: Chooser, tell: Tell) -> list[DropHeads | None]:
+    found: list[DropHeads | None] = [None]
+    if chooser.way not in NEEDS_DATA:
+        return found
+    for share in HEAD_SHARES:
+        try:
+            plan = chooser.choose(model, Amount(kind="drop_heads", share=share))
+        except LeanformerError as error:
+            tell(str(error))
+            break
+        assert isinstance(plan.edit, DropHeads)
+        found.append(plan.edit)
+    return found
+
+
+def _merges(model: ImageClassifier) -> list[MergeTokens | None]:
+    """Merging that leaves given shares of the tokens behind the last block."""
+    num_tokens = model.config.image_grid[0] * model.config.image_grid[1] // model.backbone.feature_info[-1].stride ** 2
+    num_blocks = len(sites.block_sites(model))
+    found: list[MergeTokens | None] = [None]
+    for share in MERGED_SHARES:
+        r = round(share * num_tokens / max(num_blocks, 1))
+        if r and _fits(model, (MergeTokens(r=r),)):
+            found.append(MergeTokens(r=r))
+    return found
+
+
+def _called(change: Edit) -> str:
+    if isinstance(change, RemoveAttention):
+        return f"attention of {','.join(map(str, change.blocks))} removed"
+    if isinstance(change, MergeTokens):
+        return f"{change.r} tokens merged a block"
+    if isinstance(change, DropHeads):
+        return f"{sum(len(heads) for _, heads in change.heads)} heads dropped"
+    return change.kind

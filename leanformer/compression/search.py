@@ -1,0 +1,207 @@
+"""The search for a chain of edits that reaches a latency and keeps the accuracy, on this device.
+
+Every candidate is timed in turns with the original. Those that are fast enough are evaluated on some of the images; if
+none of them is accurate enough, the most promising are trained until they recover. What is chosen is measured once
+more, on all images. All figures are kept on the disk as they come, so that a search that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leanformer import edits
+from leanformer.compression.chain import Tell, edits_of
+from leanformer.compression.choosing import Chooser
+from leanformer.compression.figures import Figures, Meter
+from leanformer.compression.memory import Memory
+from leanformer.compression.moves import Candidate, candidates, exact_edits
+from leanformer.compression.target import Target
+from leanformer.compression.tuning import Tuning, keep_original
+from leanformer.data import LabeledImages
+from leanformer.edits import Edit
+from leanformer.errors import EditError
+from leanformer.models import ImageClassifier
+
+log = logging.getLogger(__name__)
+
+QUICK = 10
+"""Rounds in which a candidate is timed at first."""
+HOPELESS = 0.2
+"""Accuracy lost without training from which on a candidate's accuracy says little of what training will recover."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What is looked for, and how long."""
+
+    target: Target
+    max_drop: float
+    """Points of accuracy that may be lost."""
+    tuned: int = 3
+    """Candidates that are trained at most."""
+
+    def kept(self, figures: Figures, original: Figures) -> bool:
+        """Whether the accuracy is."""
+        assert figures.score is not None and original.score is not None
+        return 100 * (original.score - figures.score) <= self.max_drop + 1e-9
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a search found."""
+
+    model: ImageClassifier
+    rows: list[Figures]
+    """Everything measured with an accuracy, the original first; the last one is the choice, on all images."""
+    best: Figures
+    """Those of the model."""
+
+
+class TargetMissed(EditError):
+    """No chain of edits reached the goal."""
+
+    exit_code = 1
+
+
+@dataclass(kw_only=True)
+class Searcher:
+    """One search.
+
+    Attributes:
+        all_images: that the choice is measured on; the meter has some of them.
+        folder: where figures and training runs are kept.
+        tuning: how candidates are trained; None for not at all.
+    """
+
+    original: ImageClassifier
+    meter: Meter
+    chooser: Chooser
+    goal: Goal
+    all_images: LabeledImages
+    folder: Path
+    tuning: Tuning | None
+    tell: Tell
+
+    def run(self) -> Outcome:
+        """Search.
+
+        Raises:
+            TargetMissed: if nothing reached the goal, with the best that did nearly.
+        """
+        self.memory = Memory(self.folder / "figures.json", self.meter)
+        self.first = self.memory.figures("original", lambda: self.meter.measure("original", self.original))
+        self.tell(self.first.line())
+        self.exact = exact_edits(self.original, self.meter, self.tell)
+        self.rows = [self.first]
+        fast = self._fast_enough()
+        for _, figures in self._evaluated(fast):
+            self.rows.append(figures)
+            self.tell(figures.line(self.first))
+        for model, figures in self._promising(fast):
+            if (done := self._confirmed(model, figures)) is not None:
+                return done
+        raise self._missed()
+
+    def _built(self, candidate: Candidate) -> ImageClassifier:
+        return self._finished(copy.deepcopy(self.original), candidate.changes)
+
+    def _finished(self, model: ImageClassifier, changes: Sequence[Edit]) -> ImageClassifier:
+        """The model with `changes` and every exact edit that can still be made."""
+        edits.apply(model, *changes)
+        for edit in self.exact:
+            try:
+                edits.apply(model, edit)
+            except EditError as error:
+                log.debug("%s", error)
+        return model.eval()
+
+    def _fast_enough(self) -> list[Candidate]:
+        """The candidates that reach the target, all of them timed."""
+        found, timed = [], 0
+        for candidate in candidates(self.original, self.chooser, self.tell):
+            latency = self.memory.latency(
+                candidate.key, lambda c=candidate: self.meter.latency(self._built(c), repeats=QUICK)
+            )
+            timed += 1
+            self.fastest = min(getattr(self, "fastest", latency), latency, key=self.goal.target.excess)
+            if self.goal.target.reached(latency):
+                found.append(candidate)
+        self.tell(f"{len(found)} of {timed} candidates reach {self.goal.target}")
+        return found
+
+    def _evaluated(self, fast: Sequence[Candidate]) -> Iterator[tuple[Candidate, Figures]]:
+        for candidate in fast:
+
+            def measure(candidate: Candidate = candidate) -> Figures:
+                model = self._built(candidate)
+                return self.meter.measure(candidate.name, model, edits_of(model))
+
+            yield candidate, self.memory.figures(candidate.key, measure)
+
+    def _promising(self, fast: Sequence[Candidate]) -> Iterator[tuple[ImageClassifier, Figures]]:
+        """Models that are fast and accurate enough on some images: as they are, then trained."""
+        measured = {candidate.key: figures for candidate, figures in self._evaluated(fast)}
+        accurate = [c for c in fast if self.goal.kept(measured[c.key], self.first)]
+        for candidate in sorted(accurate, key=lambda c: -(measured[c.key].score or 0.0)):
+            yield self._built(candidate), measured[candidate.key]
+        if self.tuning is None:
+            return
+        trainable = [candidate for candidate in fast if candidate.changes]
+        for candidate in sorted(trainable, key=lambda c: self._promise(measured[c.key]))[: self.goal.tuned]:
+            model, figures = self._tuned(candidate)
+            self.rows.append(figures)
+            self.tell(figures.line(self.first))
+            if self.goal.kept(figures, self.first) and self.goal.target.reached(figures.latency):
+                yield model, figures
+
+    def _promise(self, figures: Figures) -> tuple[bool, int]:
+        """Candidates that are still near the original come first, then those that have the most left."""
+        assert figures.score is not None and self.first.score is not None
+        return self.first.score - figures.score > HOPELESS, -figures.macs
+
+    def _tuned(self, candidate: Candidate) -> tuple[ImageClassifier, Figures]:
+        assert self.tuning is not None
+        start = keep_original(self.original, self.folder / "original")
+        self.tell(f"training {candidate.name} for {self.tuning.epochs} epochs")
+        out = self.folder / f"tuned-{candidate.digest}"
+        model = self._finished(self.tuning.run(start, self.original, candidate.changes, out), ())
+        name = f"{candidate.name}, trained"
+        return model, self.memory.figures(
+            f"{candidate.key} tuned", lambda: self.meter.measure(name, model, edits_of(model))
+        )
+
+    def _confirmed(self, model: ImageClassifier, figures: Figures) -> Outcome | None:
+        """The choice measured once more, on all images; None if it does not hold."""
+        first = self.memory.figures(
+            "original, all images", lambda: self.meter.measure("original", self.original, images=self.all_images)
+        )
+        final = self.meter.measure(f"{figures.name}, all images", model, edits_of(model), images=self.all_images)
+        self.rows += [dataclasses.replace(first, name="original, all images"), final]
+        self.tell(final.line(first))
+        if self.goal.kept(final, first) and self.goal.target.reached(final.latency):
+            return Outcome(model=model, rows=self.rows, best=final)
+        self.tell("this does not hold; going on")
+        return None
+
+    def _missed(self) -> TargetMissed:
+        target, goal = self.goal.target, self.goal
+        wanted = f"{target} with at most {goal.max_drop:g} points lost"
+        reached = [row for row in self.rows[1:] if target.reached(row.latency)]
+        if not reached:
+            excess = target.excess(self.fastest)
+            return TargetMissed(
+                f"nothing reaches {wanted}: the fastest candidate has a median of {self.fastest.median_ms:#.3g} ms, "
+                f"{self.fastest.over_original} of the original's speed, {excess:.2f} times the target; "
+                "ask for less, or start from a smaller model"
+            )
+        best = max(reached, key=lambda row: row.score or 0.0)
+        hint = "more --tune-epochs" if self.tuning is not None else "--tune-epochs, which trains candidates"
+        return TargetMissed(
+            f"nothing reaches {wanted}: the best that is fast enough is {best.line(self.first)}; allow a larger "
+            f"--max-drop, or try {hint}"
+        )

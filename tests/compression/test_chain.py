@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import leanformer
+from leanformer.checkpoints import runs
+from leanformer.compression import Chooser, Meter, parse_step, run_chain
+from leanformer.compression.choosing import Way
+from leanformer.edits import FoldNorms, RemoveAttention
+from leanformer.errors import DataError, EditError
+
+LINES: list[str] = []
+
+
+def _chain(meter, images, *texts, force: bool = False, way: Way = "entropy"):
+    chooser = Chooser(images=images, way=way, count=64)
+    steps = [parse_step(text) for text in texts]
+    return run_chain(meter.original, steps, meter, chooser, force=force, tell=LINES.append)
+
+
+def test_each_step_is_measured_and_the_original_stays(meter, images, vit):
+    before = copy.deepcopy(vit.state_dict())
+    chain = _chain(meter, images, "remove_attention:2", "merge_tokens:8")
+    original, removed, merged = chain.rows
+    assert original.score == 1.0 and original.num_images == len(images)
+    assert original.macs > removed.macs > merged.macs
+    assert original.parameters > removed.parameters == merged.parameters
+    assert removed.latency.over_previous.verdict == merged.latency.over_previous.verdict == "paid"
+    assert [edit["kind"] for edit in merged.edits] == ["remove_attention", "merge_tokens"]
+    assert vit.edits == [] and all(torch.equal(value, before[name]) for name, value in vit.state_dict().items())
+
+
+def test_the_plan_of_a_step_is_kept(meter, images):
+    chain = _chain(meter, images, "remove_attention:0.5")
+    (plan,) = chain.plans
+    (removal,) = chain.model.edits
+    assert isinstance(removal, RemoveAttention) and len(removal.blocks) == 3
+    assert plan["edit"]["blocks"] == list(removal.blocks)
+    assert plan["num_images"] >= 64
+
+
+def test_a_step_that_makes_the_model_slower_is_refused_unless_it_is_forced(meter, images):
+    slow = '{"kind": "swap_attention", "to": {"kind": "simplified_linear", "local_kernel": 31}}'
+    chain = _chain(meter, images, slow)
+    assert chain.rows[-1].note.startswith("refused") and chain.kept == chain.rows[:1]
+    assert chain.model.edits == []
+    forced = _chain(meter, images, slow, force=True)
+    assert forced.rows[-1].note == "" and len(forced.model.edits) == 1
+
+
+def test_an_edit_that_breaks_its_word_is_found_out(meter, images, monkeypatch):
+    monkeypatch.setattr(RemoveAttention, "exact", True)
+    with pytest.raises(EditError, match="remove_attention should keep the outputs"):
+        _chain(meter, images, "remove_attention:0,1")
+
+
+def test_a_plan_without_data_is_refused_and_says_what_needs_none(vit):
+    meter = Meter(vit, None, "", repeats=2)
+    with pytest.raises(DataError, match="--plan first or random"):
+        _chain(meter, None, "remove_attention:2")
+    chain = _chain(meter, None, "remove_attention:2", way="first")
+    assert chain.model.edits == [RemoveAttention(blocks=(0, 1), form="skip")]
+    assert chain.rows[-1].score is None
+
+
+def test_the_result_loads_strictly_and_answers_alike(meter, images, tmp_path):
+    chain = _chain(meter, images, "remove_attention:2", "merge_tokens:8")
+    runs.save(chain.model, tmp_path / "lean")
+    again = leanformer.load(tmp_path / "lean")
+    batch = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(batch), chain.model(batch))
+
+
+def test_times_of_a_real_clock_come_with_their_spread(vit):
+    meter = Meter(vit, None, "", repeats=5)
+    found = meter.measure("original", vit)
+    assert 0 < found.latency.p10_ms <= found.latency.median_ms <= found.latency.p90_ms
+    assert found.latency.over_original.speedup == 1.0
+    assert "parameters" in found.line() and " ms (" in found.line()
+
+
+def test_folding_norms_is_checked_to_be_exact(images):
+    torch.manual_seed(0)
+    model = leanformer.build("slab_swin_nano", image_size=32, num_classes=4).eval()
+    for module in model.modules():
+        if getattr(module, "scheduled", None) == "norm_progress":
+            module.set_scheduled(0.0)  # type: ignore[operator]
+    chain = _chain(Meter(model, None, "", repeats=2), None, "fold_norms", force=True)
+    assert isinstance(chain.model.edits[0], FoldNorms)
