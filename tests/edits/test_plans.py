@@ -320,7 +320,7 @@ def test_removing_all_that_the_class_token_hears_is_the_worst_choice_not_an_erro
         ({"ratio": 0.0}, ConfigError, "ratio must be above 0 and at most 1, got 0.0"),
         ({"ratio": 1.5}, ConfigError, "ratio must be above 0"),
         ({"ratio": 0.1}, ConfigError, "ratio 0.1 of 4 attention layers is none; take 0.25 or more"),
-        ({"num_layers": 5}, ConfigError, "the model has 4 attention layers, so the number to take is 1 to 4, got 5"),
+        ({"num_layers": 5}, ConfigError, "the model has 4 attention layers, of which 1 to 4 can be taken, got 5"),
         ({"num_layers": 1, "ratio": 0.5}, ConfigError, "give either ratio or the number"),
         ({}, ConfigError, "give either ratio or the number"),
         ({"ratio": 0.5, "form": "half"}, ConfigError, "form must be one of identity, skip, got 'half'"),
