@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -181,12 +181,14 @@ class _Tally:
         self.columns.append((batch.indices, batch.labels, predictions, probabilities, found, losses, brier))
         self.skipped.extend(batch.skipped)
 
-    def joined(self, others: Iterable[_Tally]) -> _Tally:
-        """This tally with what the others have counted."""
-        for other in others:
-            self.columns += other.columns
-            self.skipped += other.skipped
-        return self
+    def joined(self, others: Sequence[_Tally]) -> _Tally:
+        """What this one and the others have counted."""
+        both = _Tally()
+        both.num_classes = self.num_classes
+        for tally in (self, *others):
+            both.columns += tally.columns
+            both.skipped += tally.skipped
+        return both
 
     def metrics(self) -> Metrics:
         """The figures of everything counted."""

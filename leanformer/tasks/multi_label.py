@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +14,8 @@ from leanformer.data.loading import Batch
 
 THRESHOLD = 0.5
 """Probability from which on a class counts as found."""
+ROWS = 4096
+"""Images whose scores are widened at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,25 +106,27 @@ class MultiLabelTally:
 
     def __init__(self) -> None:
         self.columns: list[tuple[Tensor, ...]] = []
-        """Of each batch: indices, labels, probabilities and losses."""
+        """Of each batch: indices, labels and scores. The last bit of what is computed of a score depends on its place in
+        a tensor, so that is done for all together."""
         self.skipped: list[tuple[str, str]] = []
 
     def add(self, scores: Tensor, batch: Batch) -> None:
         """Count a batch of scores, (B, num_classes)."""
-        losses = F.binary_cross_entropy_with_logits(scores.double(), batch.labels.double(), reduction="none").sum(1)
-        self.columns.append((batch.indices, batch.labels > 0, scores.sigmoid(), losses))
+        self.columns.append((batch.indices, batch.labels > 0, scores))
         self.skipped.extend(batch.skipped)
 
-    def joined(self, others: Iterable[MultiLabelTally]) -> MultiLabelTally:
-        """This tally with what the others have counted."""
-        for other in others:
-            self.columns += other.columns
-            self.skipped += other.skipped
-        return self
+    def joined(self, others: Sequence[MultiLabelTally]) -> MultiLabelTally:
+        """What this one and the others have counted."""
+        both = MultiLabelTally()
+        for tally in (self, *others):
+            both.columns += tally.columns
+            both.skipped += tally.skipped
+        return both
 
     def metrics(self) -> MultiLabelMetrics:
         """The figures of everything counted."""
-        indices, labels, probabilities, losses = in_order(self.columns)
+        indices, labels, scores = in_order(self.columns)
+        probabilities = scores.sigmoid()
         found = probabilities >= THRESHOLD
         right, wrong = (found & labels).sum(0), (found ^ labels).sum(0)
         present = labels.any(0)
@@ -133,7 +137,7 @@ class MultiLabelTally:
             micro_f1=_f1(right.sum(), wrong.sum()).item(),
             macro_f1=_mean(f1[present]),
             subset_accuracy=(found == labels).all(1).double().mean().item(),
-            loss=losses.sum().item() / labels.numel(),
+            loss=_loss(scores, labels),
             count=len(labels),
             num_classes=labels.shape[1],
             indices=indices,
@@ -143,6 +147,14 @@ class MultiLabelTally:
             f1=f1,
             skipped=tuple(self.skipped),
         )
+
+
+def _loss(scores: Tensor, labels: Tensor) -> float:
+    """Mean binary cross entropy of scores (N, C) for labels (N, C), summed in float64, some rows at a time."""
+    total = 0.0
+    for rows, targets in zip(scores.split(ROWS), labels.split(ROWS), strict=True):
+        total += F.binary_cross_entropy_with_logits(rows.double(), targets.double(), reduction="sum").item()
+    return total / labels.numel()
 
 
 def in_order(batches: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
