@@ -17,7 +17,7 @@ from leanformer.layers.block import Block
 def test_blocks_are_numbered_in_running_order(name: str) -> None:
     model = leanformer.build(name)
     sites = block_sites(model)
-    ran: list[Block] = []
+    ran: list[nn.Module] = []
     for site in sites:
         site.block.register_forward_pre_hook(lambda block, _: ran.append(block))
     model(torch.randn(1, 3, 64, 64))
