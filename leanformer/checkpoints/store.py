@@ -62,12 +62,19 @@ class CheckpointStore:
             entry for entry in self._entries() if entry.step < step
         ]  # later ones are of a course that was given up
         text = json.dumps({"step": step, "meta": dict(meta)}, sort_keys=True)
+        if path.exists():  # whichever of the two it is if this is interrupted, it is whole
+            self._write_list(None, step, earlier)
         digest = files.write_safetensors(path, tensors, {_META: text})
-        kept = [_Entry(file=path.name, sha256=digest, step=step), *earlier[: self.keep - 1]]
-        latest, *previous = (asdict(entry) for entry in kept)
-        files.write_json(self.directory / _LATEST, {**latest, "previous": previous})
+        kept = self._write_list(digest, step, earlier)
         self._prune({entry.file for entry in kept})
         return path
+
+    def _write_list(self, digest: str | None, step: int, earlier: list[_Entry]) -> list[_Entry]:
+        """Write the list of the state of `step` and those before it that are kept; returns it."""
+        kept = [_Entry(file=_name(step), sha256=digest, step=step), *earlier[: self.keep - 1]]
+        latest, *previous = (asdict(entry) for entry in kept)
+        files.write_json(self.directory / _LATEST, {**latest, "previous": previous})
+        return kept
 
     def load_latest(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """(step, tensors, meta) of the newest state that is whole, or None if there is no state at all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -168,9 +169,8 @@ class Logger(Callback):
         self.on_end(run)
         path = run.out / "metrics.jsonl"
         if path.exists():
-            files.write_text(
-                path, "".join(f"{line}\n" for line in _lines_up_to(path.read_text("utf-8", "replace"), run.step))
-            )
+            lines = _lines_up_to(path.read_text("utf-8", "replace"), run.step, run.epoch)
+            files.write_text(path, "".join(f"{line}\n" for line in lines))
         self._file = path.open("a", encoding="utf-8")
         self._clock, self._waited = time.perf_counter(), run.waited
 
@@ -213,7 +213,8 @@ class Logger(Callback):
     def on_end(self, run: Run) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # it has failed to write the same before
+                self._file.close()
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line, so that it is in the file when this returns."""
@@ -231,13 +232,14 @@ def _figures(metrics: Metrics | MultiLabelMetrics, prefix: str = "") -> dict[str
     return {f"{prefix}{name}": value for name, value in metrics.summary().items() if name != "count"}
 
 
-def _lines_up_to(text: str, step: int) -> list[str]:
-    """The whole lines of the steps and epochs that a run resumed at `step` will not do again."""
+def _lines_up_to(text: str, step: int, epoch: int) -> list[str]:
+    """The whole lines of the steps and epochs that a run resumed after so many of them will not do again."""
     kept = []
     for line in text.splitlines():
         try:
             record = json.loads(line)
             holds = record["step"] <= step and record["event"] != "final"
+            holds = holds and not (record["event"] == "epoch" and record["epoch"] > epoch)
         except (ValueError, LookupError, TypeError):
             continue  # cut while it was written, or damaged since
         if holds:

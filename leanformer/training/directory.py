@@ -11,7 +11,7 @@ from typing import Any
 
 from leanformer.checkpoints import files, runs
 from leanformer.config import to_dict
-from leanformer.errors import CheckpointError, ConfigError
+from leanformer.errors import CheckpointError, ConfigError, TrainingError
 from leanformer.training.config import TrainConfig, differences
 
 try:
@@ -90,6 +90,19 @@ def _hold(out: Path, handle: int) -> None:
 def write_config(config: TrainConfig) -> None:
     """Leave the config in the run's directory, for `claim` and for those who want to repeat the run."""
     files.write_json(config.out / CONFIG, to_dict(config))
+
+
+def check_present(out: Path) -> None:
+    """Make sure that the run's directory is still there before more is written to it.
+
+    Raises:
+        TrainingError: if it is not.
+    """
+    if not (out / CONFIG).is_file():
+        raise TrainingError(
+            f"{out} was removed, moved or unmounted while the run trained there; put it back and go on by --resume, or "
+            "start the run again"
+        )
 
 
 def finished_summary(out: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import copy
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,14 @@ from torch import Tensor
 from leanformer import edits
 from leanformer.checkpoints import runs
 from leanformer.checkpoints.store import CheckpointStore
-from leanformer.data import Augment, EvalBatches, LabeledImages, TrainBatches, open_data
+from leanformer.data import Augment, Batch, EvalBatches, LabeledImages, TrainBatches, open_data
 from leanformer.models import ImageClassifier, Preprocess
 from leanformer.tasks import Metrics, MultiLabelMetrics, build_teacher
 from leanformer.training.batch_norms import synchronized
 from leanformer.training.build import build_model, execute
 from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules, settle
 from leanformer.training.config import Scheduled, TrainConfig
-from leanformer.training.directory import claim, finished_summary, occupied, write_config
+from leanformer.training.directory import check_present, claim, finished_summary, occupied, write_config
 from leanformer.training.distributed import Ranks, join_ranks
 from leanformer.training.guard import Diverged, WatchLoss, WatchMetric, roll_back
 from leanformer.training.interrupt import Interrupted, StopRequest
@@ -96,7 +96,7 @@ def fit(
         stack.enter_context(own_randomness(config.seed, device))
         parallel = choose_parallel(config, ranks, device)
         run = ranks.together(lambda: _set_up(config, device, data, parallel))
-        run.stop = stop
+        run.stop, run.resume_command = stop, resume_command
         ranks.first(lambda: _move_in(config, resume, stack))
         if resume:
             _resume(run)
@@ -112,13 +112,13 @@ def fit(
             run.save_checkpoint()  # where to go back to
         while not run.done:
             try:
-                _train_epoch(run, hooks, resume_command)
+                _train_epoch(run, hooks)
             except Diverged as error:
                 roll_back(run, hooks, error)
                 continue
             _end_epoch(run, hooks)
             if ranks.any(stop.requested) and not run.done:
-                raise _interrupted(run, resume_command)
+                raise _interrupted(run)
         model, metrics = _finish(run)
         line = {"event": "final", "step": run.step, "epoch": run.epoch, **metrics.summary()}
         ranks.first(lambda: logger.write(line))
@@ -211,7 +211,7 @@ def _resume(run: Run) -> None:
     log.info("resumed %s after step %d of %d", run.out, run.step, run.total_steps)
 
 
-def _train_epoch(run: Run, hooks: Sequence[Callback], resume_command: str) -> None:
+def _train_epoch(run: Run, hooks: Sequence[Callback]) -> None:
     """The steps of the present epoch that have not been done."""
     train_mode(run.model)
     start = time.perf_counter()
@@ -230,7 +230,7 @@ def _train_epoch(run: Run, hooks: Sequence[Callback], resume_command: str) -> No
             hook.after_step(run, step)
         if run.last.stop:
             run.save_checkpoint()
-            raise _interrupted(run, resume_command)
+            raise _interrupted(run)
 
 
 def _end_epoch(run: Run, hooks: Sequence[Callback]) -> None:
@@ -239,8 +239,12 @@ def _end_epoch(run: Run, hooks: Sequence[Callback]) -> None:
     epoch, every = run.epoch, run.config.evaluate_every
     run.evaluation = run.ema_evaluation = None
     if every and ((epoch + 1) % every == 0 or epoch + 1 == run.config.epochs):
-        run.evaluation = _evaluate(run, run.model)
-        run.ema_evaluation = _evaluate(run, run.ema) if run.ema is not None else None
+        try:
+            run.evaluation = _evaluate(run, run.model)
+            run.ema_evaluation = _evaluate(run, run.ema) if run.ema is not None else None
+        except Interrupted:
+            run.save_checkpoint()
+            raise
     run.epoch += 1
     run.last_epoch_loss = run.epoch_loss.take()
     run.seconds += time.perf_counter() - start
@@ -249,9 +253,19 @@ def _end_epoch(run: Run, hooks: Sequence[Callback]) -> None:
 
 
 def _evaluate(run: Run, model: ImageClassifier) -> Metrics | MultiLabelMetrics:
-    metrics = run.task.evaluate(model, run.parallel.in_step(model, run.val), run.ranks.gather)
+    batches = run.parallel.in_step(model, run.val)
+    metrics = run.task.evaluate(model, _unless_stopped(run, batches), run.ranks.gather)
     run.note_skipped(metrics.skipped)
     return metrics
+
+
+def _unless_stopped(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches until the run is asked to stop: what is done with them is done again when it goes on. Ranks do to the
+    end what they do together."""
+    for batch in batches:
+        if run.stop.requested and run.ranks.world == 1:
+            raise _interrupted(run)
+        yield batch
 
 
 def _finish(run: Run) -> tuple[ImageClassifier, Metrics | MultiLabelMetrics]:
@@ -270,7 +284,7 @@ def _finish(run: Run) -> tuple[ImageClassifier, Metrics | MultiLabelMetrics]:
                 lines = [item.apply(model, _training_images(run, item.augmented))]
         for line in lines:
             log.info("%s", line)
-    metrics = run.task.evaluate(model.eval(), run.val, run.ranks.gather)
+    metrics = run.task.evaluate(model.eval(), _unless_stopped(run, run.val), run.ranks.gather)
     run.note_skipped(metrics.skipped)
     run.seconds += time.perf_counter() - start
     return model, metrics
@@ -283,7 +297,7 @@ def _training_images(run: Run, augmented: bool) -> Callable[[int], Iterator[Tens
     source = _train_batches(run.config, run.train_images, run.model.preprocess, augment, run.ranks)
 
     def batches(count: int) -> Iterator[Tensor]:
-        for _, batch in zip(range(count), source.batches(next(epochs)), strict=False):
+        for _, batch in zip(range(count), _unless_stopped(run, source.batches(next(epochs))), strict=False):
             yield batch.images.to(run.device)
 
     return batches
@@ -293,7 +307,13 @@ def _save(run: Run, model: ImageClassifier, metrics: Metrics | MultiLabelMetrics
     model.origin = {"from": "training", "config": "config.json", "started_from": run.config.model.weights}
     run.share_skipped()
     training = {"steps": run.step, "seconds": round(run.seconds, 1), "skipped": run.skipped}
-    run.ranks.first(lambda: runs.save(model, run.out, extra={"metrics": metrics.summary(), "training": training}))
+    extra = {"metrics": metrics.summary(), "training": training}
+
+    def write() -> None:
+        check_present(run.out)
+        runs.save(model, run.out, extra)
+
+    run.ranks.first(write)
     return Result(
         model=model,
         out=run.out,
@@ -317,7 +337,7 @@ def _finished(config: TrainConfig) -> Result:
     )
 
 
-def _interrupted(run: Run, resume_command: str) -> Interrupted:
+def _interrupted(run: Run) -> Interrupted:
     return Interrupted(
-        f"stopped after step {run.step} of {run.total_steps}, saved in {run.out}; go on with: {resume_command}"
+        f"stopped after step {run.step} of {run.total_steps}, saved in {run.out}; go on with: {run.resume_command}"
     )

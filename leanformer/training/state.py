@@ -17,6 +17,7 @@ from leanformer.errors import CheckpointError, DataError
 from leanformer.models import ImageClassifier
 from leanformer.tasks import Classification, Metrics, MultiLabelMetrics
 from leanformer.training.config import TrainConfig
+from leanformer.training.directory import check_present
 from leanformer.training.distributed import Ranks
 from leanformer.training.interrupt import StopRequest
 from leanformer.training.optimizers import load_optimizer_state, optimizer_state
@@ -99,6 +100,8 @@ class Run:
     parallel: Parallel = field(default_factory=lambda: Parallel(Ranks()))
     """How the ranks share the model."""
     stop: StopRequest = field(default_factory=StopRequest)
+    resume_command: str = ""
+    """What a message tells the user to type after an interruption."""
 
     step: int = 0
     """Optimizer steps done."""
@@ -149,6 +152,7 @@ class Run:
         tensors = {name: whole(value) for name, value in tensors.items()}
         if not self.ranks.is_first:
             return
+        check_present(self.out)
         meta = {
             "epoch": self.epoch,
             "seconds": self.seconds,

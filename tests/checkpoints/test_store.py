@@ -202,6 +202,25 @@ def test_a_failure_before_either_rename_loses_no_state(tmp_path, monkeypatch, ke
     assert_holds(store, 8)
 
 
+@pytest.mark.parametrize("failing_call", [0, 1, 2])
+def test_a_kill_while_a_state_is_written_again_leaves_the_old_one_or_the_new(tmp_path, monkeypatch, failing_call):
+    store = filled(tmp_path, 7, keep=1)
+    calls = iter(range(9))
+    replace = os.replace
+
+    def sometimes(source, target):
+        if next(calls) == failing_call:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", sometimes)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(7, {"again": torch.ones(2)}, META)
+    loaded = CheckpointStore(tmp_path, keep=1).load_latest()
+    assert loaded is not None and loaded[0] == 7
+    assert loaded[1].keys() == ({"again"} if failing_call == 2 else state(7).keys())
+
+
 def test_a_kill_before_pruning_leaves_the_new_state(tmp_path, monkeypatch):
     store = filled(tmp_path, 6, 7)
 

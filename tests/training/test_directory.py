@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from leanformer.errors import CheckpointError, ConfigError
+from leanformer.errors import CheckpointError, ConfigError, TrainingError
 from leanformer.training import fit
 from leanformer.training.callbacks import Callback, _lines_up_to
 from leanformer.training.directory import occupied
@@ -57,6 +57,20 @@ def test_what_interrupted_writes_left_is_removed(tmp_path):
         assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(mine)
 
 
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_a_directory_that_vanishes_while_it_is_trained_in_is_named_and_not_made_again(plain_config, nano_data, epoch):
+    class Vanish(Callback):
+        def on_epoch(self, run, number):
+            if number == epoch:
+                run.out.rename(run.out.with_name("moved"))
+
+    with pytest.raises(TrainingError, match="run was removed, moved or unmounted while the run trained there"):
+        fit(plain_config, data=nano_data, callbacks=[Vanish()])
+    assert not plain_config.out.exists()
+    plain_config.out.with_name("moved").rename(plain_config.out)
+    assert fit(plain_config, data=nano_data, resume=True).steps == 18
+
+
 def test_a_config_that_is_none_is_named(plain_config, nano_data):
     plain_config.out.mkdir()
     (plain_config.out / "config.json").write_text("[]")
@@ -65,8 +79,10 @@ def test_a_config_that_is_none_is_named(plain_config, nano_data):
 
 
 def test_damaged_lines_of_the_log_are_dropped():
-    good = '{"event": "epoch", "step": 5}'
-    assert _lines_up_to(f'5\n{{}}\n\ufffd\n{good}\n{{"event": "epoch", "step": 9}}\n{{"eve', 5) == [good]
+    good = '{"event": "epoch", "step": 5, "epoch": 1}'
+    text = f'5\n{{}}\n\ufffd\n{good}\n{{"event": "epoch", "step": 9, "epoch": 2}}\n{{"eve'
+    assert _lines_up_to(text, 5, 1) == [good]
+    assert _lines_up_to(text, 5, 0) == [], "the evaluation after step 5 is done again"
 
 
 @pytest.mark.parametrize("change", [{"precision": "fp8"}, {"device": "tpu"}, {"seed": 2**63}])

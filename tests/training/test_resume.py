@@ -19,6 +19,7 @@ from leanformer.training import Interrupted, fit
 from leanformer.training.callbacks import Callback, SetScheduled
 from leanformer.training.config import Scheduled
 from leanformer.training.schedules import Linear
+from leanformer.training.state import Run
 
 # Runs in a process of its own, which may die. "step N" kills it before optimizer step N, "save N" instead of its N-th
 # checkpoint, when the lines that belong to it are already in the log. "wait N" says so at step N and then dawdles; with
@@ -145,6 +146,51 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(step, nano_config, nano_data, 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     fit(nano_config, data=nano_data, resume=True)
     assert weights(nano_config.out) == weights(straight.out)
+    assert read_log(nano_config.out) == read_log(straight.out)
+
+
+class StopAfter(Callback):
+    """Ctrl-C between steps: at the end of an epoch, what follows is an evaluation."""
+
+    def __init__(self, step=None, epoch=None):
+        self.step, self.epoch = step, epoch
+
+    def after_step(self, run, step):
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_epoch(self, run, epoch):
+        if epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("moment, evaluations", [({"step": 5}, 0), ({"step": 17}, 2), ({"epoch": 2}, 3)], ids=str)
+def test_a_run_stopped_in_an_evaluation_does_not_finish_it_first(
+    nano_config, nano_data, read_log, tmp_path, moment, evaluations
+):
+    straight = replace(nano_config, out=tmp_path / "straight")
+    fit(straight, data=nano_data)
+    with pytest.raises(Interrupted, match=r"stopped after step (6|18) of 18"):
+        fit(nano_config, data=nano_data, callbacks=[StopAfter(**moment)])
+    assert [line["event"] for line in read_log(nano_config.out) if line["event"] != "step"] == ["epoch"] * evaluations
+    fit(nano_config, data=nano_data, resume=True)
+    assert weights(nano_config.out) == weights(straight.out)
+    assert read_log(nano_config.out) == read_log(straight.out)
+
+
+def killed(run):
+    raise KeyboardInterrupt
+
+
+def test_an_evaluation_that_is_done_again_is_logged_once(nano_config, nano_data, read_log, tmp_path, monkeypatch):
+    straight = replace(nano_config, out=tmp_path / "straight")
+    fit(straight, data=nano_data)
+    with pytest.raises(Interrupted):
+        fit(nano_config, data=nano_data, callbacks=[StopAt(5)])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "save_checkpoint", killed)
+        fit(nano_config, data=nano_data, resume=True)  # evaluates, and dies before that is saved
+    fit(nano_config, data=nano_data, resume=True)
     assert read_log(nano_config.out) == read_log(straight.out)
 
 
