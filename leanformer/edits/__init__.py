@@ -8,9 +8,11 @@ from leanformer.edits.linear import FuseLinear
 from leanformer.edits.norm import FoldNorms
 from leanformer.edits.swap_attention import SwapAttention
 from leanformer.edits.swap_norm import SwapNorm
+from leanformer.edits.tail import ClassTokenTail
 from leanformer.edits.tokens import MergeTokens
 
 __all__ = [
+    "ClassTokenTail",
     "DiluteAttention",
     "DropHeads",
     "Edit",

@@ -10,6 +10,7 @@ from leanformer.edits.scaling import plan_halving
 from leanformer.edits.sites import BlockSite, pick_blocks
 from leanformer.errors import EditError
 from leanformer.layers.branch import Branch, DilutedBranch, RemovedForm, Rescale
+from leanformer.layers.tail import ReadBranch
 
 
 @edit("dilute_attention")
@@ -30,6 +31,10 @@ class DiluteAttention(Edit):
         for site, branch in sites:
             if isinstance(branch, DilutedBranch):
                 raise EditError(f"{self.kind}: the attention of block {site.index} ({site.name}) is diluted already")
+            if isinstance(branch, ReadBranch):
+                raise EditError(
+                    f"{self.kind}: {site.name} computes the tokens that are read alone; dilute before class_token_tail"
+                )
         for site, branch in sites:
             site.block.attn = DilutedBranch(branch, self.form)
         left = "2 x" if self.form == "identity" else "x"

@@ -23,6 +23,7 @@ from leanformer.layers.head import ClassifierHead
 from leanformer.layers.norm import FrozenAffine
 from leanformer.layers.region import PaddedRegion
 from leanformer.layers.site import NormSite, Padding
+from leanformer.layers.tail import FirstTokens
 
 
 def plan_halving(model: nn.Module, halved: Sequence[BlockSite]) -> Callable[[], None]:
@@ -97,7 +98,7 @@ class _Plan:
             self._read(site.norm, (), ())
 
     def _pass(self, part: nn.Module | None) -> None:
-        if self.size == 1.0 or part is None or isinstance(part, Rescale):
+        if self.size == 1.0 or part is None or isinstance(part, (FirstTokens, Rescale)):
             return
         if isinstance(part, Branch):
             self._pass_branch(part)

@@ -153,6 +153,7 @@ def _convert(program: ExportedProgram, opset: int | None) -> torch.onnx.ONNXProg
                 opset_version=opset,
                 input_names=["images"],
                 output_names=["logits"],
+                custom_translation_table={torch.ops.aten.sort.stable: _sort},
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
@@ -161,6 +162,13 @@ def _convert(program: ExportedProgram, opset: int | None) -> torch.onnx.ONNXProg
     for node in converted.model.graph:
         node.metadata_props.clear()  # Python stack traces: paths of this machine, and half of a small file
     return converted
+
+
+def _sort(x: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+    """aten.sort.stable, which the exporter lacks: TopK takes the first of equal values first, so it is stable."""
+    op = require("onnxscript", extra="export").opset18
+    size = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
+    return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
 
 
 def _check(path: Path) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ from leanformer.errors import ConfigError, EditError
 from leanformer.layers.block import BlockSequence
 from leanformer.layers.site import Grid
 from leanformer.models import BackboneConfig, ImageClassifier
+from leanformer.models.backbone import map_tokens
 
 POOLS = {"mean": "avg", "token": "token"}
 """timm's word for each way of pooling."""
@@ -115,9 +116,9 @@ class TimmClassifier(ImageClassifier):
             tokens, grid = ends[index]
             if norm and (self.of_one_stage or index == total - 1):
                 tokens = self.head.normalize(tokens)
-            prefix = tokens.shape[1] - grid[0] * grid[1]
-            prefixes.append(tokens[:, :prefix])
-            maps.append(ops.to_map(tokens[:, prefix:], grid) if output_fmt == "NCHW" else tokens[:, prefix:])
+            of_map = map_tokens(tokens, grid)
+            prefixes.append(tokens[:, : tokens.shape[1] - of_map.shape[1]])
+            maps.append(ops.to_map(of_map, grid) if output_fmt == "NCHW" else of_map)
         whole = self.of_one_stage or len(ends) == total
         features = None if intermediates_only else self._as_features(*ends[-1], norm=whole)
         if output_dict:

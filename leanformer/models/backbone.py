@@ -10,8 +10,9 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from leanformer import ops
 from leanformer.config import PerStage, at, check_per_stage, register_config
-from leanformer.errors import ConfigError, DataError
+from leanformer.errors import ConfigError, DataError, EditError
 from leanformer.layers.attention import AttentionConfig, Softmax
 from leanformer.layers.block import Stage
 from leanformer.layers.embed import ConvDownsample
@@ -100,8 +101,8 @@ class Backbone(nn.Module):
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """One map (B, C, H, W) for each stage, prefix tokens left out."""
         maps = []
-        for tokens, (height, width) in self.forward_stages(images):
-            maps.append(tokens[:, -height * width :].transpose(1, 2).unflatten(2, (height, width)))
+        for tokens, grid in self.forward_stages(images):
+            maps.append(ops.to_map(map_tokens(tokens, grid), grid))
         return maps
 
     def no_weight_decay(self) -> set[str]:
@@ -194,6 +195,21 @@ class StagedConfig(BackboneConfig):
         head = ClassifierHead(self.dims[-1], self.num_classes, self.norms.at("final").build(self.dims[-1]))
         trunc_normal_linears(head)
         return head
+
+
+def map_tokens(tokens: Tensor, grid: Grid) -> Tensor:
+    """The tokens (B, H W, C) of a map among those with others in front, (B, prefix + H W, C).
+
+    Raises:
+        EditError: if an edit left them out.
+    """
+    count = grid[0] * grid[1]
+    if tokens.shape[1] < count:
+        raise EditError(
+            f"the last block computes {tokens.shape[1]} tokens, those that the classifier reads, and no map of "
+            f"{grid[0]} x {grid[1]}: class_token_tail was applied; take the model without it"
+        )
+    return tokens[:, tokens.shape[1] - count :]
 
 
 def patch_grid(config: BackboneConfig, patch_size: int) -> Grid:

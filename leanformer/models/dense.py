@@ -10,7 +10,7 @@ from leanformer import ops
 from leanformer.errors import ConfigError
 from leanformer.layers.norm import NormConfig
 from leanformer.layers.site import NormSite
-from leanformer.models.backbone import Backbone, FeatureInfo
+from leanformer.models.backbone import Backbone, FeatureInfo, map_tokens
 
 LevelNorms = NormConfig | None | tuple[NormConfig | None, ...]
 """A norm for every level or none, or one entry for each level."""
@@ -75,11 +75,11 @@ class PyramidFeatures(nn.Module):
         ends = self.backbone.forward_stages(images, max(self.levels) + 1)
         maps = []
         for level in self.levels:
-            tokens, (height, width) = ends[level]
-            tokens = tokens[:, -height * width :]
+            tokens, grid = ends[level]
+            tokens = map_tokens(tokens, grid)
             if str(level) in self.norms:
                 tokens = self.norms[str(level)](tokens)
-            maps.append(ops.to_map(tokens, (height, width)))
+            maps.append(ops.to_map(tokens, grid))
         return maps
 
 
