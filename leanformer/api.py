@@ -116,16 +116,25 @@ def save(model: ImageClassifier, directory: str | Path) -> None:
 
 
 def predict(
-    model: ImageClassifier | OnnxClassifier | str | Path, image: str | Path | Image.Image, top: int = 5
+    model: ImageClassifier | OnnxClassifier | str | Path,
+    image: str | Path | Image.Image,
+    top: int | None = None,
+    threshold: float | None = None,
 ) -> list[tuple[str, float]]:
-    """The `top` most probable classes of an image with their probabilities, best first.
+    """The most probable classes of an image with their probabilities, best first.
 
     A model without class names calls them by their number. The model is put into eval mode.
+
+    Args:
+        top: classes at most. None: 5, and any number of a model for images of several classes, whose probabilities
+            do not add up to 1.
+        threshold: least probability of a class. None: 0.5 of a model for images of several classes, else 0.
 
     Raises:
         DataError: if the image cannot be read.
     """
     from leanformer.data.preprocess import open_image, prepare
+    from leanformer.tasks.multi_label import THRESHOLD
 
     if isinstance(model, (str, Path)):
         model = load(model)
@@ -135,10 +144,15 @@ def predict(
     batch = prepare(picture, model.preprocess).unsqueeze(0)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.inference_mode():
-        probabilities = model.eval()(batch.to(device)).float().softmax(dim=1)[0]
-    best = probabilities.topk(min(top, probabilities.numel()))
-    names = model.classes or tuple(str(index) for index in range(probabilities.numel()))
-    return [(names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        scores = model.eval()(batch.to(device)).float()[0]
+    if model.multi_label:
+        probabilities, top, least = scores.sigmoid(), top or scores.numel(), THRESHOLD
+    else:
+        probabilities, top, least = scores.softmax(dim=0), top or 5, 0.0
+    best = probabilities.topk(min(top, scores.numel()))
+    names = model.classes or tuple(str(index) for index in range(scores.numel()))
+    found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    return [(names[index], p) for p, index in found if p >= (least if threshold is None else threshold)]
 
 
 def _open_onnx(model: str | Path, weights: object, asked: Sequence[str]) -> OnnxClassifier:

@@ -24,6 +24,8 @@ OTHER_WEIGHTS = "model-2.safetensors"
 
 _FORMAT = 1
 _FIELDS = ("format", "leanformer", "model", "config", "classes", "preprocess", "edits", "weights", "extra")
+_LATER = {"multi_label": False}
+"""Fields that records did not always have, with what holds where they lack."""
 
 
 def save(model: ImageClassifier, directory: str | Path, extra: dict[str, Any] | None = None) -> None:
@@ -47,6 +49,7 @@ def save(model: ImageClassifier, directory: str | Path, extra: dict[str, Any] | 
         "model": model.name,
         "config": to_dict(model.config),
         "classes": list(model.classes) if model.classes else None,
+        "multi_label": model.multi_label,
         "preprocess": to_dict(model.preprocess),
         "edits": [to_dict(change) for change in model.edits],
         "weights": {"file": name, "sha256": digest, "origin": model.origin},
@@ -85,6 +88,7 @@ def load(directory: str | Path) -> ImageClassifier:
             model.set_classes(tuple(record["classes"]))
     except (LeanformerError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}\n  it was written by leanformer {record['leanformer']}") from error
+    model.multi_label = _checked(path, record, "multi_label", bool)
     model.origin = record["weights"].get("origin") or {}
     load_strict(model, files.read_tensors(weights), source=str(weights), same_dtype=True)
     return model.eval()
@@ -113,9 +117,10 @@ def read_record(directory: str | Path) -> dict[str, Any]:
             f"{path}: format {record['format']!r}, written by leanformer {record.get('leanformer')}; "
             f"this is leanformer {leanformer.__version__}, which reads format {_FORMAT}: install the other version"
         )
+    record = _LATER | record
     for name in record:
-        if name not in _FIELDS:
-            raise CheckpointError(f"{path}: unknown field {name!r}{suggestion(name, _FIELDS)}")
+        if name not in _FIELDS and name not in _LATER:
+            raise CheckpointError(f"{path}: unknown field {name!r}{suggestion(name, (*_FIELDS, *_LATER))}")
     missing = [name for name in _FIELDS if name not in record]
     if missing:
         raise CheckpointError(f"{path}: missing {', '.join(missing)}")

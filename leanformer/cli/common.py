@@ -59,19 +59,20 @@ def evaluate_on(model: ImageClassifier | OnnxClassifier, data: str, batch_size: 
     return metrics
 
 
-def options_of(model: str, data: str) -> DataOptions:
-    """How `data` is read for `model`: as its run did, if it is one; of other data, whether images have several
-    classes."""
+def options_of(name: str, model: ImageClassifier | OnnxClassifier, data: str) -> DataOptions:
+    """How `data` is read for the model of that name: as its run did, if it is one; of other data, whether images have
+    several classes."""
     from leanformer.checkpoints import files
     from leanformer.config import from_dict
     from leanformer.data import DataOptions
     from leanformer.training import TrainConfig
 
-    path = Path(model) / "config.json"
-    if not path.is_file():
-        return DataOptions()
-    config = from_dict(files.read_json(path), TrainConfig)
-    return config.data_options if data == config.data else DataOptions(multi_label=config.data_options.multi_label)
+    path = Path(name) / "config.json"
+    if path.is_file():
+        config = from_dict(files.read_json(path), TrainConfig)
+        if data == config.data:
+            return config.data_options
+    return DataOptions(multi_label=model.multi_label)
 
 
 def check_free(out: Path, argument: str = "--out") -> None:

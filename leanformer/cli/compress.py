@@ -78,7 +78,7 @@ class Compress:
         model = open_trainable(self.model, self.weights).to(choose_device(self.device))
         images = None
         if self.data is not None:
-            images = open_data(self.data, "val", options_of(self.model, self.data))
+            images = open_data(self.data, "val", options_of(self.model, model, self.data))
         shown = images if images is None or target is None else some_of(images, self.subset)
         meter = Meter(
             model, shown, self.data or "", batch_size=self.batch_size, repeats=self.repeats, threads=self.threads,
@@ -105,19 +105,19 @@ class Compress:
                 f"--max-drop and --tune-epochs must be 0 or more, got {self.max_drop} and {self.tune_epochs}"
             )
 
-    def _chooser(self) -> Chooser:
+    def _chooser(self, original: ImageClassifier) -> Chooser:
         from leanformer.compression import Chooser
         from leanformer.data import open_data
 
         images = None
         if self.data is not None:
-            images = open_data(self.data, "train", options_of(self.model, self.data))
+            images = open_data(self.data, "train", options_of(self.model, original, self.data))
         return Chooser(images=images, way=self.plan, count=self.plan_images, seed=self.seed)
 
     def _apply(self, meter: Meter, steps: list) -> int:
         from leanformer.compression import run_chain
 
-        chain = run_chain(meter.original, steps, meter, self._chooser(), force=self.force, tell=_tell)
+        chain = run_chain(meter.original, steps, meter, self._chooser(meter.original), force=self.force, tell=_tell)
         self._save(chain.model, chain.rows, meter, chain.kept[-1], {"plans": chain.plans})
         return 0
 
@@ -127,14 +127,15 @@ class Compress:
         assert isinstance(target, Target)
         folder = self.out / "search"
         found = Searcher(
-            original=meter.original, meter=meter, chooser=self._chooser(), all_images=images, folder=folder,
-            goal=Goal(target=target, max_drop=self.max_drop), tuning=self._tuning(), tell=_tell,
+            original=meter.original, meter=meter, chooser=self._chooser(meter.original), all_images=images,
+            folder=folder, goal=Goal(target=target, max_drop=self.max_drop), tuning=self._tuning(meter.original),
+            tell=_tell,
         ).run()  # fmt: skip
         asked = {"target": str(target), "max_drop": self.max_drop}
         self._save(found.model, found.rows, meter, found.best, asked)
         return 0
 
-    def _tuning(self) -> Tuning | None:
+    def _tuning(self, original: ImageClassifier) -> Tuning | None:
         """As the run was trained, if the model is one."""
         from leanformer.compression import Tuning
         from leanformer.recipes.changes import read_run
@@ -146,8 +147,8 @@ class Compress:
         config = Path(self.model) / "config.json"
         augment = (read_run(config) if config.is_file() else TrainConfig).augment
         return Tuning(
-            data=self.data, options=options_of(self.model, self.data), augment=augment, epochs=self.tune_epochs,
-            workers=self.workers, seed=self.seed, device=self.device,
+            data=self.data, options=options_of(self.model, original, self.data), augment=augment,
+            epochs=self.tune_epochs, workers=self.workers, seed=self.seed, device=self.device,
         )  # fmt: skip
 
     def _save(

@@ -15,6 +15,8 @@ from leanformer.cli.common import open_model, optional, options_of, print_json, 
 
 if TYPE_CHECKING:
     from leanformer.data import LabeledImages
+    from leanformer.export import OnnxClassifier
+    from leanformer.models import ImageClassifier
     from leanformer.tasks import Metrics, MultiLabelMetrics
     from leanformer.tasks.multi_label import ClassScores
     from leanformer.tasks.per_class import ClassFigures
@@ -65,8 +67,9 @@ class Evaluate:
         from leanformer.training.distributed import join_ranks
 
         with join_ranks() as ranks:
-            images = ranks.together(self._images)
-            metrics = self._measure(images, ranks)
+            model = ranks.together(lambda: open_model(self.model, self.weights))
+            images = ranks.together(lambda: self._images(model))
+            metrics = self._measure(model, images, ranks)
         if not ranks.is_first:
             return 0
         report_skipped(metrics.skipped)
@@ -76,21 +79,23 @@ class Evaluate:
             self._show(metrics, images)
         return 0
 
-    def _measure(self, images: LabeledImages, ranks: Ranks) -> Metrics | MultiLabelMetrics:
+    def _measure(
+        self, model: ImageClassifier | OnnxClassifier, images: LabeledImages, ranks: Ranks
+    ) -> Metrics | MultiLabelMetrics:
         from leanformer.data.views import NAMED
         from leanformer.tasks import evaluate_images
         from leanformer.training.randomness import choose_device
 
-        model = open_model(self.model, self.weights).to(choose_device(self.device))
         self._check_fits(images)
+        model = model.to(choose_device(self.device))
         views = None if self.views is None else NAMED[self.views]
         return evaluate_images(model, images, self.data, self.batch_size, self.workers, views, ranks)
 
-    def _images(self) -> LabeledImages:
+    def _images(self, model: ImageClassifier | OnnxClassifier) -> LabeledImages:
         from leanformer.data import open_data
         from leanformer.data.joined import JoinedImages
 
-        options = options_of(self.model, self.data)
+        options = options_of(self.model, model, self.data)
         if self.split != "all":
             return open_data(self.data, self.split, options)
         return JoinedImages(open_data(self.data, "train", options), open_data(self.data, "val", options))

@@ -23,6 +23,7 @@ class OnnxClassifier(nn.Module):
 
     classes: tuple[str, ...] | None
     preprocess: Preprocess
+    multi_label: bool
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
         """Open the file; `threads` bounds those of one operator, by default as many as torch uses now."""
@@ -37,6 +38,7 @@ class OnnxClassifier(nn.Module):
         self.name = metadata.model
         self.classes = metadata.classes
         self.preprocess = metadata.preprocess
+        self.multi_label = metadata.multi_label
         self.metadata = metadata
 
     def forward(self, images: Tensor) -> Tensor:

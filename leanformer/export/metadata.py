@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -34,6 +34,8 @@ class Metadata:
     """The edits that were applied to it, in order."""
     version: str
     """The leanformer that wrote the file."""
+    multi_label: bool = False
+    """Whether an image may have several classes, so that the probability of each is the sigmoid of its output."""
 
 
 def describe(model: nn.Module) -> Metadata:
@@ -47,6 +49,7 @@ def describe(model: nn.Module) -> Metadata:
         config=None if config is None else to_dict(config),
         edits=tuple(to_dict(edit) for edit in getattr(model, "edits", ())),
         version=__version__,
+        multi_label=getattr(model, "multi_label", False),
     )
 
 
@@ -60,6 +63,8 @@ def from_properties(properties: Mapping[str, str], source: str) -> Metadata:
     values = {}
     for field in fields(Metadata):
         if PREFIX + field.name not in properties:
+            if field.default is not MISSING:
+                continue  # the file is older than the field
             raise ExportError(f"{source}: no '{PREFIX}{field.name}' in its metadata; was it exported by leanformer?")
         try:
             values[field.name] = json.loads(properties[PREFIX + field.name])

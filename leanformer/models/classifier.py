@@ -23,6 +23,7 @@ class ImageClassifier(nn.Module):
         config: what it was built from.
         name: its registered name, if it has one.
         classes: names of the classes in order, if known.
+        multi_label: whether an image may have several of them, so that each has a probability of its own.
         preprocess: how images are prepared for it.
         edits: the edits applied to it, in order.
         origin: where its weights came from, empty for random ones.
@@ -33,6 +34,7 @@ class ImageClassifier(nn.Module):
         self.config = config
         self.name = name
         self.classes: tuple[str, ...] | None = None
+        self.multi_label = False
         self.preprocess = Preprocess(image_size=config.image_grid)
         self.edits: list[Edit] = []
         self.origin: dict[str, Any] = {}

@@ -25,6 +25,7 @@ from leanformer import edits
 from leanformer.checkpoints import runs
 from leanformer.checkpoints.store import CheckpointStore
 from leanformer.data import Augment, Batch, EvalBatches, LabeledImages, TrainBatches, open_data
+from leanformer.data.labeled import has_several
 from leanformer.models import ImageClassifier, Preprocess
 from leanformer.tasks import Metrics, MultiLabelMetrics, build_teacher
 from leanformer.training.batch_norms import synchronized
@@ -138,6 +139,7 @@ def _set_up(
     """Everything the loop needs, built and checked; nothing is written yet, and nothing exchanged."""
     train, val = data or tuple(open_data(config.data, side, config.data_options) for side in ("train", "val"))
     model = build_model(config.model, train.classes, config.preprocess).to(device)
+    model.multi_label = has_several(train)
     network = execute(model, config.execution)
     check_schedules(model, _schedules(config))
     _rehearse_finish(config, model)
