@@ -34,7 +34,7 @@ from leanformer.models import ImageClassifier, find
 from leanformer.ops import Moments, gaussian_entropy
 
 BACKBONES = sorted({find(name).kind: name for name in reversed(list_models("*_nano"))}.values())
-IMAGES = torch.randn(19, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+IMAGES = torch.randn(19, 3, 40, 40, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(19) % 10
 
 
@@ -49,7 +49,7 @@ def labeled() -> list[tuple[Tensor, Tensor]]:
 def nano(name: str = "deit_nano") -> ImageClassifier:
     """With weights large enough that every attention matters."""
     torch.manual_seed(3)
-    model = leanformer.build(name)
+    model = leanformer.build(name, image_size=40)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -295,7 +295,7 @@ def test_layers_removed_before_are_not_counted() -> None:
 
 
 def test_the_features_of_a_model_without_classifier_can_be_measured() -> None:
-    model = leanformer.build("deit_nano", num_classes=0)
+    model = leanformer.build("deit_nano", image_size=40, num_classes=0)
     with pytest.raises(EditError, match=r"no classifier.*output='features'"):
         plan_attention_removal(model, TransferEntropy(batches), num_layers=1)
     plan = plan_attention_removal(model, TransferEntropy(batches, output="features"), num_layers=1)
@@ -361,7 +361,7 @@ def test_batches_have_to_be_the_same_ones_each_time() -> None:
 def test_models_that_cannot_be_planned_for_are_refused() -> None:
     score = TransferEntropy(batches)
     with pytest.raises(EditError, match="no block with attention"):
-        plan_attention_removal(leanformer.build("deit_nano", removed=(0, 1, 2, 3)), score, ratio=0.5)
+        plan_attention_removal(leanformer.build("deit_nano", image_size=40, removed=(0, 1, 2, 3)), score, ratio=0.5)
     leanformer.apply(model := nano(), DiluteAttention(blocks=(1,)))
     with pytest.raises(EditError, match=r"block 1 \(backbone.stages.0.blocks.1\) is being diluted"):
         plan_attention_removal(model, score, ratio=0.5)

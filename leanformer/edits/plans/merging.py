@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -68,9 +68,9 @@ def plan_token_merging(
     network = Network(merging, [])
     with network.at_rest():
         simulation = _Simulation(network, Calibration(batches, labeled=False), start, memory)
-        available, most = simulation.available()
-        target = count_of(ratio, num_tokens, available, "tokens to merge", most)
-        threshold, amounts, trials = _search(simulation, target, progress)
+        everything = simulation.run(-1.0, simulation.num_tokens * len(simulation.merging))
+        target = count_of(ratio, num_tokens, simulation.num_tokens, "tokens to merge", sum(everything))
+        threshold, amounts, trials = _search(simulation, everything, target, progress)
     return Plan(
         edit=MergeTokens(r=amounts, start=start, proportional=proportional),
         asked={"search": "threshold", "ratio": ratio, "num_tokens": target, "start": start},
@@ -79,17 +79,17 @@ def plan_token_merging(
         unit="(1 - cosine)",
         trials=tuple(trials),
         num_images=simulation.calibration.num_images,
-        forward_passes=float(len(trials)),
+        forward_passes=1.0 + len(trials),
         seconds=time.perf_counter() - began,
     )
 
 
 def _search(
-    simulation: _Simulation, target: int, progress: Callable[[Progress], None] | None
+    simulation: _Simulation, everything: Sequence[int], target: int, progress: Callable[[Progress], None] | None
 ) -> tuple[float, tuple[int, ...], list[Trial]]:
-    """The highest threshold that reaches `target`, by halving, and its amounts; -1 always does."""
+    """The highest threshold that reaches `target`, by halving, and its amounts; -1, which merges `everything`, does."""
     low, high, trials = -1.0, 1.0, []
-    amounts = simulation.run(low, target)
+    amounts = tuple(min(each, max(0, target - sum(everything[:number]))) for number, each in enumerate(everything))
     for number in range(1, STEPS + 1):
         threshold = (low + high) / 2
         tried = simulation.run(threshold, target)
@@ -128,11 +128,11 @@ class _Simulation:
         self.before, self.stages = stages[:first], stages[first:]
         self.entries = self._enter(network, memory)
 
-    def available(self) -> tuple[int, int]:
-        """Tokens of the map in front of the first block that merges, and how many all blocks can merge at most."""
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the map in front of the first block that merges."""
         sequence: MergingSequence = self.stages[0].blocks  # type: ignore[assignment]
-        there = self.entries[0].tokens.shape[1] - sequence.prefix_tokens
-        return there, sum(self.run(-1.0, there * len(self.merging)))
+        return self.entries[0].tokens.shape[1] - sequence.prefix_tokens
 
     def run(self, threshold: float, target: int) -> tuple[int, ...]:
         """How many tokens each block merges whose pairs are to be more similar than `threshold`, in order and until

@@ -65,7 +65,8 @@ class Plan:
         lines = [f"{self.edit.kind}: {', '.join(self.changes)} ({asked})"]
         if self.score is None:
             return [*lines, "nothing was measured"]
-        lines.append(f"score {self.score:+.4g} {self.unit}; the whole network has {_shown(self.full)}")
+        full = ", ".join(f"{name} {value:.4g}" for name, value in self.full.items())
+        lines.append(f"score {self.score:+.4g} {self.unit}{full and f'; the whole network has {full}'}")
         for number, trials in groupby(self.trials, key=lambda trial: trial.round):
             ranked = sorted(trials, key=lambda trial: trial.rank)
             more = f" and {len(ranked) - SHOWN} more" if len(ranked) > SHOWN else ""
@@ -74,10 +75,6 @@ class Plan:
         images = "" if self.num_images is None else f" on {self.num_images} images"
         passes = f", {self.forward_passes:.1f} forward passes" if self.forward_passes else ""
         return [*lines, f"{len(self.trials)} variants{images}{passes}, {self.seconds:.1f} s"]
-
-
-def _shown(figures: Figures) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 def run_search(
