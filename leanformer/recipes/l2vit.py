@@ -6,7 +6,8 @@ many images as there. Evaluation at 384 squashes the whole image.
 
 Not published is the stochastic depth of Tiny and Small: 0.1 and 0.2 lead up to the 0.3 of Base. Deliberate deviation:
 fine-tuning starts with a fresh classifier for the classes of the data, where the published one picks 1000 rows of the
-old one by a list that fits its private order of 22k classes alone.
+old one by a list that fits its private order of 22k classes alone. `--set model.class_map=rows.txt` picks them here
+too: a file with the row of the 22k classifier for each class of the data, in their order, on a line of its own.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def l2vit_base_in22k(out: Path) -> TrainConfig:
 def l2vit_base_in22k_in1k(out: Path) -> TrainConfig:
     """L2ViT-B from ImageNet-22k to 1k at 224, 30 epochs of 1024 images at 4e-5, averaged.
 
-    `--weights` names other weights to start from, such as a run of `l2vit_base_in22k`.
+    `--weights` names other weights to start from, such as a run of `l2vit_base_in22k`, and `--set model.class_map=FILE`
+    the rows of their classifier that the classes start from.
     """
     return _tuned("l2vit_base", out)
 
@@ -101,6 +103,7 @@ def l2vit_base_in22k_in1k(out: Path) -> TrainConfig:
 def l2vit_base_384_in22k_in1k(out: Path) -> TrainConfig:
     """L2ViT-B from ImageNet-22k to 1k at 384, 30 epochs of 1024 images at 4e-5, averaged.
 
-    `--weights` names other weights to start from, such as a run of `l2vit_base_in22k`.
+    `--weights` names other weights to start from, such as a run of `l2vit_base_in22k`, and `--set model.class_map=FILE`
+    the rows of their classifier that the classes start from.
     """
     return _tuned("l2vit_base_384", out, preprocess=Preprocess(image_size=(384, 384), fit="squash", crop=1.0))

@@ -21,7 +21,7 @@ from leanformer.models import BackboneConfig, ImageClassifier, Preprocess
 from leanformer.training.config import Execution, ModelSpec
 from leanformer.training.groups import matching
 from leanformer.zoo import resolve
-from leanformer.zoo.transfer import CLASSIFIERS
+from leanformer.zoo.transfer import CLASSIFIERS, pick_rows, read_class_map
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ def build_model(spec: ModelSpec, classes: tuple[str, ...], preprocess: Preproces
         source = _source(spec, model.config)
         _check_norms(spec, source, model)
         edits.replay(model, source.edits)
-        wanted = _wanted(source, model)
+        wanted = _wanted(spec, source, model)
         fitted = fit_positions(wanted, model, source)
         load_strict(model, fitted, source=spec.weights)
-        log.info("%s", _started_from(spec.weights, source, model, sum(fitted[k] is not v for k, v in wanted.items())))
+        log.info("%s", _started_from(spec, source, model, sum(fitted[k] is not v for k, v in wanted.items())))
         preprocess = preprocess or source.preprocess
     if preprocess is not None:
         model.preprocess = replace(preprocess, image_size=model.config.image_grid)
@@ -95,21 +95,34 @@ def _source(spec: ModelSpec, config: BackboneConfig) -> ImageClassifier:
     return resolve.load_pretrained(found, replace(config, num_classes=0), resize=True)  # the file has its own classes
 
 
-def _started_from(weights: str, source: ImageClassifier, model: ImageClassifier, num_resized: int) -> str:
+def _started_from(spec: ModelSpec, source: ImageClassifier, model: ImageClassifier, num_resized: int) -> str:
     had, has = source.config.num_classes, model.config.num_classes
-    classes = f"a new classifier of {has} classes" + (f" in place of {had}" if had else "")
-    kept = "its classifier is kept" if _same_classes(source, model) else classes
+    if spec.class_map is not None:
+        classifier = f"{has} of its classifier's {had} rows, picked by {spec.class_map}"
+    elif _same_classes(source, model):
+        classifier = "its classifier is kept"
+    else:
+        classifier = f"a new classifier of {has} classes" + (f" in place of {had}" if had else "")
     resized = f"; {num_resized} position tables resized" if num_resized else ""
-    return f"started from {weights}: {kept}{resized}"
+    return f"started from {spec.weights}: {classifier}{resized}"
 
 
 def _same_classes(source: ImageClassifier, model: ImageClassifier) -> bool:
     return source.config.num_classes == model.config.num_classes and source.classes in (None, model.classes)
 
 
-def _wanted(source: ImageClassifier, model: ImageClassifier) -> dict[str, Tensor]:
-    """The source's tensors; where it tells other classes apart, the model's own classifier instead."""
+def _wanted(spec: ModelSpec, source: ImageClassifier, model: ImageClassifier) -> dict[str, Tensor]:
+    """The source's tensors; where it tells other classes apart, the rows of its classifier that a class map names, or
+    the model's own classifier instead."""
     tensors = dict(source.state_dict())
+    if spec.class_map is not None:
+        rows, has = read_class_map(spec.class_map), model.config.num_classes
+        if len(rows) != has:
+            raise ConfigError(
+                f"the class map {spec.class_map} has {len(rows)} entries and the data {has} classes; give one row for "
+                "each class, in the order of the classes"
+            )
+        return pick_rows(tensors, rows, source.config.num_classes, str(spec.weights))
     if not _same_classes(source, model):
         tensors = {name: value for name, value in tensors.items() if not name.startswith(CLASSIFIERS)}
         tensors |= {name: value for name, value in model.state_dict().items() if name.startswith(CLASSIFIERS)}

@@ -34,6 +34,9 @@ class ModelSpec:
     weights: str | None = None
     """A run directory, a published file or the name of published weights (`deit_tiny.in1k`) to start from; a classifier
     for other classes starts afresh."""
+    class_map: str | None = None
+    """A file with one integer on each line: for each class of the data, in their order, the row of the classifier in
+    `weights` that it starts from."""
     edits: tuple[Edit, ...] = ()
     """Edits before training."""
     freeze: tuple[str, ...] = ()
@@ -43,6 +46,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if (self.name is None) == (self.config is None):
             raise ConfigError(f"a model is given by its name or by a config, got {self.name!r} and {self.config!r}")
+        if self.class_map is not None and self.weights is None:
+            raise ConfigError(f"class_map {self.class_map!r} picks rows of the weights' classifier; give weights too")
 
 
 @register_config("scheduled")

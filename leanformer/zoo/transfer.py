@@ -56,7 +56,7 @@ def transfer_head(
     if class_map is not None:
         if num_classes not in (None, len(class_map)):
             raise ConfigError(f"the class map has {len(class_map)} entries, but num_classes is {num_classes}")
-        picked = _pick_rows(ours, class_map, config.num_classes, source)
+        picked = pick_rows(ours, class_map, config.num_classes, source)
         line = f"the classifier's {len(class_map)} rows are picked from {config.num_classes} by the class map"
         return replace(config, num_classes=len(class_map)), picked, [line]
     if num_classes in (None, config.num_classes):
@@ -70,9 +70,14 @@ def transfer_head(
     return wanted, kept | zeros, [f"the classifier of {num_classes} classes is new and all zeros; {had}"]
 
 
-def _pick_rows(
-    ours: Mapping[str, Tensor], class_map: Sequence[int], num_classes: int, source: str
-) -> dict[str, Tensor]:
+def pick_rows(ours: Mapping[str, Tensor], class_map: Sequence[int], num_classes: int, source: str) -> dict[str, Tensor]:
+    """Our tensors with the rows of the classifier of `num_classes` that the class map names.
+
+    Raises:
+        CheckpointError: if the class map names a row that there is not.
+    """
+    if not num_classes:
+        raise CheckpointError(f"the class map picks rows of a classifier, and {source} has none")
     for index in class_map:
         if not isinstance(index, int) or isinstance(index, bool):
             raise CheckpointError(f"the class map holds {index!r}, which is no index; give integers")

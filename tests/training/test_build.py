@@ -44,6 +44,41 @@ def test_a_published_file_fills_everything_but_a_classifier_for_other_classes(na
             assert torch.equal(model.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("kind", ["file", "run"])
+def test_a_class_map_carries_rows_of_the_classifier_over(nano, published_file, tmp_path, caplog, kind):
+    runs.save(nano, tmp_path / "run")
+    weights = str(published_file if kind == "file" else tmp_path / "run")
+    class_map = tmp_path / "rows.txt"
+    class_map.write_text("7\n0\n10\n")
+    with caplog.at_level("INFO"):
+        model = build_model(ModelSpec(name="deit_nano", weights=weights, class_map=str(class_map)), CLASSES)
+    assert model.classes == CLASSES
+    for name, value in nano.state_dict().items():
+        expected = value[[7, 0, 10]] if name.startswith("head.linear") else value
+        assert torch.equal(model.state_dict()[name], expected), name
+    assert f"3 of its classifier's 11 rows, picked by {class_map}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content, message", [("1\n2\n", "2 entries and the data 3 classes"), ("1\n2\n11\n", "names row 11")], ids=str
+)
+def test_a_class_map_that_does_not_fit_is_refused(published_file, tmp_path, content, message):
+    (tmp_path / "rows.txt").write_text(content)
+    spec = ModelSpec(name="deit_nano", weights=str(published_file), class_map=str(tmp_path / "rows.txt"))
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        build_model(spec, CLASSES)
+
+
+def test_a_class_map_needs_weights_with_a_classifier(tmp_path):
+    with pytest.raises(ConfigError, match="class_map 'rows.txt' picks rows of the weights' classifier"):
+        ModelSpec(name="deit_nano", class_map="rows.txt")
+    runs.save(ImageClassifier(replace(find("deit_nano"), num_classes=0)), tmp_path / "run")
+    (tmp_path / "rows.txt").write_text("0\n1\n2\n")
+    with pytest.raises(CheckpointError, match="picks rows of a classifier, and .*run has none"):
+        spec = ModelSpec(name="deit_nano", weights=str(tmp_path / "run"), class_map=str(tmp_path / "rows.txt"))
+        build_model(spec, CLASSES)
+
+
 def test_both_classifiers_of_a_distilled_model_start_afresh_for_other_classes(tmp_path):
     distilled = ImageClassifier(replace(find("deit_nano"), num_classes=11, distilled=True))
     runs.save(distilled, tmp_path / "run")
