@@ -12,6 +12,7 @@ from leanformer import ops
 from leanformer.edits.edit import Edit, EditReport, edit
 from leanformer.edits.sites import BlockSite, block_sites
 from leanformer.errors import EditError
+from leanformer.layers.attention.cross_shaped import CrossShaped
 from leanformer.layers.attention.frames import ReducedAttention, SelfAttention
 from leanformer.layers.attention.softmax import SoftmaxKernel
 from leanformer.layers.block import Block, Stage
@@ -189,7 +190,7 @@ def _check(block: nn.Module, name: str, what: str) -> None:
     refusal = _refusal(block)
     if refusal is not None:
         part, why = refusal
-        raise EditError(f"{what}: {name}{part} {why}; start behind it, or choose another model")
+        raise EditError(f"{what}: {name}{part} {why}; a larger start leaves the blocks in front as they are")
 
 
 def _refusal(block: nn.Module) -> tuple[str, str] | None:
@@ -212,10 +213,12 @@ def _refusal(block: nn.Module) -> tuple[str, str] | None:
 def _mixer_refusal(mixer: nn.Module) -> tuple[str, str] | None:
     if isinstance(mixer, ReadAttention):
         return None
-    described = mixer.describe() if hasattr(mixer, "describe") else type(mixer).__name__  # type: ignore[operator]
+    if isinstance(mixer, CrossShaped):
+        return ".attn.body", "looks in stripes of the map, where merged tokens have no place"
     if isinstance(mixer, ReducedAttention):
         return ".attn.body", "projects keys apart from queries, from a reduced map, where merged tokens have no place"
     if not isinstance(mixer, SelfAttention) or not isinstance(mixer.kernel, SoftmaxKernel):
+        described = mixer.describe() if hasattr(mixer, "describe") else type(mixer).__name__  # type: ignore[operator]
         return ".attn.body", f"is {described}, not softmax attention, in which a token can count as often as its size"
     if mixer.kernel.bias is not None:
         return ".attn.body.kernel.bias", "is a relative position, which merged tokens do not have"

@@ -54,6 +54,19 @@ class MergingSequence(BlockSequence):
         self.proportional = proportional
         assert len(self.amounts) == len(self), "an amount for each block"
 
+    def __getitem__(self, place: int | slice) -> nn.Module:
+        """One block, or several as a sequence that merges as they do here."""
+        if isinstance(place, slice):
+            return MergingSequence(list(self)[place], self.amounts[place], self.prefix_tokens, self.proportional)
+        return super().__getitem__(place)
+
+    def __delitem__(self, place: int | slice) -> None:
+        """Leave blocks out."""
+        amounts = list(self.amounts)
+        del amounts[place]
+        self.amounts = tuple(amounts)
+        super().__delitem__(place)
+
     def merged_ends(self, x: Tensor, grid: Grid) -> Iterator[MergedTokens]:
         """The tokens behind each block, x being (B, N, C), and what they stand for."""
         tokens = MergedTokens(x, None, None)
