@@ -19,6 +19,7 @@ import leanformer
 from leanformer.api import list_models
 from leanformer.config import from_dict, registered_kinds, to_dict
 from leanformer.edits import (
+    ClassTokenTail,
     DiluteAttention,
     DropHeads,
     Edit,
@@ -83,6 +84,12 @@ ENTRIES = {
             MergeTokens(r=3),
             takes=frozenset({"vit"}),
             others=r"backbone\.stages\.\d\.blocks\.\d(\.[a-z_.]+)? ",
+        ),
+        Entry(
+            ClassTokenTail(),
+            takes=frozenset({"vit"}),
+            keeps=True,
+            others=r"(the classifier reads the mean over the map|backbone\.stages\.1\.blocks\.1)",
         ),
     )
 }
