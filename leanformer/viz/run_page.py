@@ -165,11 +165,11 @@ def _samples(train: LabeledImages, config: TrainConfig, model: ImageClassifier |
         return []
     batches = TrainBatches(train, preprocess, config.augment, NUM_SAMPLES, config.seed, sampling=config.sampling)
     batch = next(iter(batches.batches(0)))
-    images = batch.images
+    images, labels = batch.images, batch.labels
     if config.mixing is not None and len(images) % 2 == 0:
-        images, _ = mix(
+        images, labels = mix(
             images,
-            batch.labels,
+            labels,
             config.mixing,
             num_classes=len(train.classes),
             smoothing=0.0,
@@ -178,15 +178,17 @@ def _samples(train: LabeledImages, config: TrainConfig, model: ImageClassifier |
         )
     pixels = _bytes_of(images, preprocess)
     return [
-        Sample(image=image, label=_names(label, train.classes))
-        for image, label in zip(pixels, batch.labels, strict=True)
+        Sample(image=image, label=_names(label, train.classes)) for image, label in zip(pixels, labels, strict=True)
     ]
 
 
 def _names(label: Tensor, classes: Sequence[str]) -> str:
-    """The class of a label, or the classes of a target for each class."""
-    numbers: list[int] = [int(label)] if label.ndim == 0 else label.nonzero()[:, 0].tolist()
-    return ", ".join(str(classes[number]) for number in numbers)
+    """The class of a label, or the classes of a target for each class, with their shares in a mixed image."""
+    if label.ndim == 0:
+        return str(classes[int(label)])
+    order = label.argsort(descending=True, stable=True).tolist()
+    shares = {classes[number]: float(label[number]) for number in order if label[number] > 0}
+    return ", ".join(name if share == 1 else f"{name} {share:.0%}" for name, share in shares.items())
 
 
 def _bytes_of(images: Tensor, preprocess: Preprocess) -> np.ndarray:

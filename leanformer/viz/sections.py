@@ -49,6 +49,8 @@ PANELS = (
     Panel(title="Share of the starting norm", curves=(("step", "norm_progress", "share"),)),
 )
 MORE = {
+    "attention_share": "Share of the attention that fades out",
+    "drop_path": "Stochastic depth, as a share of its rates",
     "gradient_norm": "Norm of the gradient, before clipping",
     "images_per_second": "Training images per second",
     "data_wait": "Share of the time that training waits for images",

@@ -15,6 +15,7 @@ from leanformer.models.vit import ViT
 from leanformer.tasks import measure_calibration
 from leanformer.training import Linear, ModelSpec, Result, Scheduled, TrainConfig, fit
 from leanformer.viz import RunPage, render_run_page, write_run_page
+from leanformer.viz.run_page import _names
 from leanformer.viz.sections import calibration, classes
 
 NASTY = "<script>alert('x')</script>"
@@ -63,9 +64,9 @@ def test_losses_accuracies_and_everything_else_that_steps_report_have_curves(pag
 
 
 def test_a_scheduled_value_without_a_title_of_its_own_is_drawn_under_its_name():
-    rows = [{"event": "step", "step": s, "loss": 1.0, "attention_share": 1 - s / 4} for s in range(4)]
+    rows = [{"event": "step", "step": s, "loss": 1.0, "temperature": 1 - s / 4} for s in range(4)]
     page = render_run_page(RunPage(title="a", summary="b", metrics=rows))
-    assert "attention_share over training: attention_share from 1 to 0.25." in page
+    assert "temperature over training: temperature from 1 to 0.25." in page
     assert "RepBN alone" not in page
 
 
@@ -78,7 +79,18 @@ def test_the_training_images_are_those_of_the_first_epoch(page, finished):
     sheet = page[page.index("<h2>Training images") : page.index("<h2>Classes")]
     labels = re.findall(r"<figcaption>(.*?)</figcaption>", sheet)
     assert len(labels) == 16
-    assert set(labels) <= set(finished.model.classes)
+    mixed = [re.fullmatch(r"(.+?) (\d+)%, (.+?) (\d+)%", label) for label in labels]
+    assert any(mixed)
+    for label, parts in zip(labels, mixed, strict=True):
+        assert ({parts[1], parts[3]} if parts else {label}) <= set(finished.model.classes)
+        assert parts is None or (99 <= int(parts[2]) + int(parts[4]) <= 101 and int(parts[2]) >= int(parts[4]))
+
+
+def test_a_target_names_its_classes_with_their_shares_where_they_are_not_whole():
+    classes = ("cat", "dog", "emu")
+    assert _names(torch.tensor(1), classes) == "dog"
+    assert _names(torch.tensor([1.0, 0.0, 1.0]), classes) == "cat, emu"
+    assert _names(torch.tensor([0.25, 0.0, 0.75]), classes) == "emu 75%, cat 25%"
 
 
 def test_the_surest_mistakes_come_first_and_are_all_wrong(page, finished):
