@@ -9,7 +9,7 @@ from torch import nn
 from leanformer.edits.edit import Edit, EditReport, edit
 from leanformer.edits.sites import BlockSite, block_sites
 from leanformer.errors import EditError
-from leanformer.layers.attention.frames import SelfAttention
+from leanformer.layers.attention.frames import ReducedAttention, SelfAttention
 from leanformer.layers.attention.softmax import SoftmaxKernel
 from leanformer.layers.branch import Branch, DilutedBranch
 from leanformer.layers.head import ClassifierHead
@@ -93,6 +93,10 @@ def _check_block(site: BlockSite) -> None:
     if block.attn.region is not None:
         _refuse(f"{name}.attn.region looks in windows, which have no class token")
     mixer = block.attn.body
+    if isinstance(mixer, ReducedAttention):
+        _refuse(
+            f"{name}.attn.body projects keys apart from queries; fuse_linear joins them where they come from one map"
+        )
     if not isinstance(mixer, SelfAttention) or not isinstance(mixer.kernel, SoftmaxKernel):
         kind = mixer.describe() if hasattr(mixer, "describe") else type(mixer).__name__  # type: ignore[operator]
         _refuse(f"{name}.attn.body is {kind}: only softmax attention with one projection is split")

@@ -72,7 +72,7 @@ class MergeTokens(Edit):
             merged = dict(zip(place.sites, sequence.num_merged(place.num_tokens), strict=True))
             blocks |= {site.index: number for site, number in merged.items()}
             left, busy = place.num_tokens - sum(merged.values()), sum(number > 0 for number in merged.values())
-            lines.append(f"{place.name}: {place.num_tokens} tokens become {left}, in {busy} blocks")
+            lines.append(f"{place.name}: {place.num_tokens} tokens become {left}, in {busy} block{'s' * (busy != 1)}")
         return EditReport(edit=self, lines=tuple(lines), details={"merged": blocks})
 
     def replay(self, model: nn.Module) -> None:
@@ -216,7 +216,9 @@ def _mixer_refusal(mixer: nn.Module) -> tuple[str, str] | None:
     if isinstance(mixer, CrossShaped):
         return ".attn.body", "looks in stripes of the map, where merged tokens have no place"
     if isinstance(mixer, ReducedAttention):
-        return ".attn.body", "projects keys apart from queries, from a reduced map, where merged tokens have no place"
+        if mixer.reduce is None:
+            return ".attn.body", "projects keys apart from queries; fuse_linear joins them"
+        return ".attn.body", "takes its keys from a reduced map, where merged tokens have no place"
     if not isinstance(mixer, SelfAttention) or not isinstance(mixer.kernel, SoftmaxKernel):
         described = mixer.describe() if hasattr(mixer, "describe") else type(mixer).__name__  # type: ignore[operator]
         return ".attn.body", f"is {described}, not softmax attention, in which a token can count as often as its size"

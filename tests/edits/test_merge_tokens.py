@@ -31,7 +31,7 @@ REFUSING = {
     "cswin_nano": r"backbone\.stages\.0\.blocks\.0\.attn\.body looks in stripes",
     "slab_swin_nano": r"backbone\.stages\.0\.blocks\.0\.attn\.body is Simplified, not softmax attention",
     "l2vit_nano": r"backbone\.stages\.0\.blocks\.0\.position works on the map",
-    "pvt_nano": r"backbone\.stages\.0\.blocks\.0\.attn\.body projects keys apart",
+    "pvt_nano": r"backbone\.stages\.0\.blocks\.0\.attn\.body takes its keys from a reduced map",
     "pvt_v2_nano": r"backbone\.stages\.0\.blocks\.0\.mlp\.body is more than an MLP",
     "swiftformer_nano": r"backbone\.stages\.0\.blocks\.\d+\.position works on the map",
     "swin_nano": r"backbone\.stages\.0\.blocks\.0\.attn\.region looks in windows",
