@@ -13,6 +13,7 @@ from leanformer.bench.latency import (
     with_speedup,
 )
 from leanformer.bench.method import Method, record_method
+from leanformer.bench.part_times import PartTimes, time_parts
 from leanformer.bench.parts import count_parts
 from leanformer.bench.table import Row, format_json, format_markdown, format_text
 
@@ -22,6 +23,7 @@ __all__ = [
     "Cost",
     "KnownCost",
     "Method",
+    "PartTimes",
     "Row",
     "Runner",
     "Timing",
@@ -38,5 +40,6 @@ __all__ = [
     "record_method",
     "summarize",
     "time_in_turns",
+    "time_parts",
     "with_speedup",
 ]

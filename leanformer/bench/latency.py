@@ -107,11 +107,12 @@ def time_in_turns(
     threads: int | None = None,
     min_seconds: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
+    settle: bool = True,
 ) -> list[list[float]]:
     """Seconds of each runner in each round: `warmup` rounds unmeasured, then `repeats` and at least `min_seconds`.
 
-    Each timed call follows an untimed one of the same runner, so that it finds its own caches and awake threads.
-    `threads` are torch's for the time of the measurement.
+    With `settle` each timed call follows an untimed one of the same runner, so that it finds its own caches and awake
+    threads; calls of a second and more do not notice. `threads` are torch's for the time of the measurement.
     """
     check_settings(runners, batch_size=batch_size, repeats=repeats, threads=threads)
     images = fixed_batch(batch_size, image_size)
@@ -125,8 +126,9 @@ def time_in_turns(
         while len(seconds[0]) < repeats or clock() - started < min_seconds:
             order = range(len(runners)) if len(seconds[0]) % 2 == 0 else range(len(runners))[::-1]
             for index in order:
-                runners[index].call(inputs[index])
-                seconds[index].append(_timed(runners[index], inputs[index], clock))
+                if settle:
+                    runners[index].call(inputs[index])
+                seconds[index].append(timed_call(runners[index], inputs[index], clock))
     return seconds
 
 
@@ -179,7 +181,8 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _timed(runner: Runner, images: Tensor, clock: Callable[[], float]) -> float:
+def timed_call(runner: Runner, images: Tensor, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one call; on a GPU those between two events."""
     if runner.device.type != "cuda":
         started = clock()
         runner.call(images)

@@ -25,11 +25,12 @@ def count_parts(model: ImageClassifier, image_size: int | tuple[int, int]) -> di
     modules: dict[str, nn.Module] = dict(model.named_modules())
     parts: dict[str, int] = dict.fromkeys(PARTS, 0)
     for name, macs in count_modules(model, image_size).items():
-        parts[_part(modules, name)] += macs
+        parts[part_of(modules, name)] += macs
     return parts
 
 
-def _part(modules: dict[str, nn.Module], name: str) -> str:
+def part_of(modules: dict[str, nn.Module], name: str) -> str:
+    """Which of the `PARTS` the module of that name belongs to."""
     if isinstance(modules[name], BlockSequence):  # the similarities of tokens to merge
         return "attention"
     found = _PLACE.match(name)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, TextIO, Union
 import tyro
 
 import leanformer
+from leanformer.cli.advise import Advise
 from leanformer.cli.bench import Bench
 from leanformer.cli.compress import Compress
 from leanformer.cli.convert import Convert
@@ -41,6 +42,7 @@ COMMANDS = {
     "export": Export,
     "convert": Convert,
     "bench": Bench,
+    "advise": Advise,
     "list": List,
     "info": Info,
     "doctor": Doctor,

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
     from leanformer.tasks import Calibration
 
-STYLES = (("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", ":", "D"))
+STYLES = (
+    ("#0072B2", "-", "o"),
+    ("#D55E00", "--", "s"),
+    ("#009E73", "-.", "^"),
+    ("#CC79A7", ":", "D"),
+    ("#000000", "-", "v"),
+    ("#E69F00", "--", "P"),
+    ("#56B4E9", "-.", "X"),
+    ("#666666", ":", "*"),
+)
 BAR = "#56B4E9"
 WIDTH = 5.6
 """Inches; with 100 dots per inch the letters stay readable when a page shows the picture 350 pixels wide."""
@@ -112,6 +121,25 @@ def line_chart(curves: Sequence[Curve], *, title: str, unit: str = "") -> bytes:
             axes.yaxis.set_major_formatter("{x:g}")
         if len(curves) > 1:
             axes.legend(axes.lines, [_shorten(curve.label, 24) for curve in curves], frameon=False)
+        return _png(figure)
+
+
+def scaling_chart(curves: Sequence[Curve], *, title: str, x: str, y: str) -> bytes:
+    """Curves over sizes, both axes logarithmic, the legend below."""
+    with _figure(WIDTH, 3.6 + 0.25 * math.ceil(len(curves) / 2)) as (figure, axes):
+        for index, curve in enumerate(curves):
+            color, line, marker = STYLES[index % len(STYLES)]
+            axes.plot(curve.steps, curve.values, color=color, linestyle=line, marker=marker, markersize=5)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid(color="#dddddd", linewidth=0.7)
+        names = [_shorten(curve.label, 28) for curve in curves]
+        figure.legend(axes.lines, names, frameon=False, loc="outside lower left", ncols=2, fontsize=FONT_SIZE - 1)
         return _png(figure)
 
 

@@ -1,0 +1,100 @@
+"""What to do first with a model: what pays and costs nothing, then what images have to choose, then what has to be
+trained."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+
+from leanformer.compression.advice.figures import Change, Needs, Setting, Step
+from leanformer.compression.figures import EXACT, Gain
+from leanformer.compression.steps import parse_step
+from leanformer.config import to_dict
+from leanformer.edits import Edit
+
+OUT = "runs/lean"
+
+
+def first_steps(setting: Setting, model: str, *, stored: bool) -> tuple[Step, ...]:
+    """What pays at this size, in the order in which to try it; one step that says so if nothing does.
+
+    Args:
+        model: as it is typed.
+        stored: whether that is a directory with weights, not a name.
+    """
+    paid = [change for change in setting.changes if pays(change)]
+    exact = _best(paid, "nothing")
+    steps = [_exact_step(exact, model)] if exact else []
+    for change in _strongest(_best(paid, "images")):
+        steps.append(_chosen_step(change, exact, model))
+    trained = _best(paid, "training")
+    for change in (*[c for c in trained if c.attention][:1], *[c for c in trained if not c.attention][:1]):
+        steps.append(_trained_step(change, model, stored))
+    if steps:
+        return tuple(steps)
+    text = f"nothing that was measured pays at {setting.title}: keep the model as it is"
+    return (Step(text=text, command=""),)
+
+
+def pays(change: Change) -> bool:
+    """Whether a change makes the model faster by more than noise, and keeps the outputs if it is to."""
+    kept = change.difference is None or change.difference <= EXACT
+    return change.gain is not None and change.gain.low > 1.0 and kept
+
+
+def _best(paid: Sequence[Change], needs: Needs) -> list[Change]:
+    return sorted((change for change in paid if change.needs == needs), key=_least, reverse=True)
+
+
+def _least(change: Change) -> float:
+    return _gain(change).low
+
+
+def _gain(change: Change) -> Gain:
+    assert change.gain is not None
+    return change.gain
+
+
+def _strongest(changes: Sequence[Change]) -> list[Change]:
+    """The best of each kind of edit."""
+    kinds: dict[str, Change] = {}
+    for change in changes:
+        kinds.setdefault(change.name.partition(":")[0], change)
+    return list(kinds.values())
+
+
+def _exact_step(changes: Sequence[Change], model: str) -> Step:
+    gains = ", ".join(f"{change.name} {change.gain}" for change in changes)
+    edits = " ".join(f"--edit {change.edit}" for change in changes)
+    return Step(
+        text=f"the outputs stay: {gains}",
+        command=f"leanformer compress {shlex.quote(model)} {edits} --out {OUT}",
+    )
+
+
+def _chosen_step(change: Change, exact: Sequence[Change], model: str) -> Step:
+    edits = " ".join(f"--edit {each.edit}" for each in (*exact, change))
+    return Step(
+        text=f"{change.name} {change.gain}: outputs change; images choose what goes and show what it costs"
+        if not change.name.startswith("merge")
+        else f"{change.name} {change.gain}: outputs change; images show what it costs",
+        command=f"leanformer compress {shlex.quote(model)} --data DATA {edits} --out {OUT}",
+    )
+
+
+def _trained_step(change: Change, model: str, stored: bool) -> Step:
+    text = f"{change.name} {change.gain}: another model, which has to be trained"
+    if change.edit is None:
+        return Step(text=text, command=f"leanformer train {change.name} --data DATA --out {OUT}")
+    edits = [to_dict(edit) for edit in _edits(change.edit) if edit.kind != "fold_norms"]  # folded once it is trained
+    given = shlex.quote(f"model.edits={json.dumps(edits)}")
+    name = shlex.quote(model)
+    start = f"--from {name}/config.json --weights {name}" if stored else f"{name} --data DATA"
+    return Step(text=text, command=f"leanformer train {start} --out {OUT} --set {given}")
+
+
+def _edits(typed: str) -> list[Edit]:
+    texts = [typed] if typed.startswith("{") else typed.split(", then ")
+    found = [parse_step(text).edit for text in texts]
+    return [edit for edit in found if isinstance(edit, Edit)]
