@@ -20,7 +20,12 @@ slow = pytest.mark.slow
 @pytest.mark.parametrize(
     ("theirs", "ours", "changes"),
     [
-        ("deit_tiny_distilled_patch16_224", "deit_tiny_distilled", (SwapNorm(to=RepBN(), where=PLACES), FoldNorms())),
+        pytest.param(
+            "deit_tiny_distilled_patch16_224",
+            "deit_tiny_distilled",
+            (SwapNorm(to=RepBN(), where=PLACES), FoldNorms()),
+            marks=slow,
+        ),
         ("pvt_v2_b0", "pvt_v2_b0", (FuseLinear(), DropHeads(heads=((6, (1, 4)), (7, (0,)))))),
         pytest.param(
             "swin_tiny_patch4_window7_224",
