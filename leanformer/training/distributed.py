@@ -207,6 +207,7 @@ def _connect(ranks: Ranks) -> Ranks:
         torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
     try:
         store, _, _ = next(dist.rendezvous("env://", ranks.rank, ranks.world))  # type: ignore[attr-defined]
+        store = dist.PrefixStore(f"start {ranks.restarts}", store)  # type: ignore[attr-defined] - it may be older
         backend = "cpu:gloo,cuda:nccl" if has_devices else "gloo"
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world)
     except (dist.DistError, RuntimeError, ValueError) as error:
@@ -214,7 +215,7 @@ def _connect(ranks: Ranks) -> Ranks:
         raise TrainingError(
             f"rank {ranks.rank} of {ranks.world} cannot meet the others at {address}: {error}"
         ) from error
-    return replace(ranks, store=dist.PrefixStore(f"leanformer {ranks.restarts}", store))  # type: ignore[attr-defined]
+    return replace(ranks, store=dist.PrefixStore("leanformer", store))  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -231,31 +232,40 @@ def _quiet(ranks: Ranks) -> Iterator[None]:
 
 
 def _end_with(ranks: Ranks, error: BaseException) -> None:
-    """Raise `error` if this rank is the first to fail, else what that one says: this failure followed from it."""
-    if isinstance(error, EndedElsewhere):
+    """Raise `error`, silently if another rank has failed before; if it only says that another one is gone, raise what
+    that one said."""
+    told = isinstance(error, EndedElsewhere)
+    is_lost, words = _is_lost(error), None
+    if not told:
+        with suppress(dist.DistError, RuntimeError):  # the store has ended with the rank that held it
+            told = ranks.store.add("failures", 1) > 1
+            if not told:
+                ranks.store.set("last words", json.dumps(_last_words(_lost(ranks, error) if is_lost else error)))
+            elif is_lost:
+                ranks.store.wait(["last words"], PATIENCE)
+                words = json.loads(ranks.store.get("last words"))
+    if told:
         time.sleep(HEAD_START)
-        raise error
-    cause = _lost(ranks, error)
-    words: dict[str, Any] | None = None
-    with suppress(dist.DistError, RuntimeError):  # the store has ended with the rank that held it
-        if ranks.store.add("failures", 1) == 1:
-            ranks.store.set("last words", json.dumps(_last_words(cause)))
-            raise cause from (None if cause is error else error)
-        ranks.store.wait(["last words"], PATIENCE)
-        words = json.loads(ranks.store.get("last words"))
-    time.sleep(HEAD_START)
-    raise EndedElsewhere(**(words or _last_words(cause))) from error
+    if words is not None:
+        raise EndedElsewhere(**words) from None
+    if is_lost:
+        raise _lost(ranks, error) from None
+    if told and isinstance(error, LeanformerError):
+        error.silent = True  # type: ignore[attr-defined]
+    raise error
 
 
-def _lost(ranks: Ranks, error: BaseException) -> BaseException:
-    """A failure to reach another rank in words of ours, anything else as it is."""
-    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+def _is_lost(error: BaseException) -> bool:
+    """Whether it says that another rank cannot be reached any more."""
     if isinstance(error, LeanformerError) or not isinstance(error, RuntimeError):
-        return error
-    if isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs):
-        line = str(error).splitlines()[0]
-        return TrainingError(f"rank {ranks.rank} has lost another process of the run; resume it with --resume ({line})")
-    return error
+        return False
+    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
+
+
+def _lost(ranks: Ranks, error: BaseException) -> TrainingError:
+    line = str(error).splitlines()[0].partition(". ")[0]
+    return TrainingError(f"rank {ranks.rank} has lost another process of the run; go on with --resume ({line})")
 
 
 def _last_words(error: BaseException) -> dict[str, Any]:

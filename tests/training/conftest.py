@@ -105,23 +105,19 @@ class Launcher:
 
     def ranks(self, command: list[str], world: int) -> list[tuple[int, str, str]]:
         """(exit status, output, errors) of so many processes that find each other by their environment."""
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": world}
-        return ended([self.start(command, RANK=rank, LOCAL_RANK=rank, **where) for rank in range(world)])
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.free_port(), "WORLD_SIZE": world}
+        processes = [self.start(command, RANK=rank, LOCAL_RANK=rank, **where) for rank in range(world)]
+        outputs = [process.communicate(timeout=300) for process in processes]
+        return [(process.returncode, *both) for process, both in zip(processes, outputs, strict=True)]
 
     def torchrun(self, command: list[str], *options: str) -> subprocess.Popen:
         return self.start(["-m", "torch.distributed.run", *options, *command])
 
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    """(exit status, output, errors) of each process, when it has ended."""
-    outputs = [process.communicate(timeout=300) for process in processes]
-    return [(process.returncode, *both) for process, both in zip(processes, outputs, strict=True)]
+    @staticmethod
+    def free_port() -> int:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return listener.getsockname()[1]
 
 
 @pytest.fixture
