@@ -163,7 +163,7 @@ class Compress:
             threads=meter.threads, device=next(meter.original.parameters()).device,
         )  # fmt: skip
         extra = {
-            "metrics": {"score": last.score, "num_images": last.num_images, "latency": last.to_dict()["latency"]},
+            "metrics": {last.score_name.replace("-", ""): last.score, "count": last.num_images},
             "compression": {"from": self.model, **asked, "rows": [row.to_dict() for row in rows]},
         }
         runs.save(model.cpu(), self.out, extra=extra)

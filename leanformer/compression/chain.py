@@ -50,6 +50,7 @@ def run_chain(
         EditError: from a step that cannot be applied, or that says it is exact and is not.
         DataError: from a step that has to be chosen with images that are not there.
     """
+    _rehearse(original, steps)
     first = meter.measure("original", original)
     chain = Chain(model=copy.deepcopy(original), rows=[first])
     tell(first.line())
@@ -68,6 +69,15 @@ def run_chain(
         chain.rows.append(figures)
         tell(figures.line(first) + (f"; {figures.note}" if figures.note else ""))
     return chain
+
+
+def _rehearse(original: ImageClassifier, steps: Sequence[Step]) -> None:
+    """Let the steps before the first that data choose refuse before anything is measured."""
+    model = copy.deepcopy(original)
+    for step in steps:
+        if isinstance(step.edit, Amount):
+            return
+        edits.apply(model, step.edit)
 
 
 def chosen_edit(step: Step, chain: Chain, chooser: Chooser, tell: Tell) -> Edit:

@@ -74,7 +74,9 @@ class Figures:
     """On one image."""
     latency: Latency
     score: float | None = None
-    """Top-1 accuracy (mAP of images of several classes), 0 to 1; None where there is no data."""
+    """0 to 1; None where there is no data."""
+    score_name: str = "top-1"
+    """What the score is: of images of several classes the mAP."""
     num_images: int | None = None
     """That the score was measured on."""
     note: str = ""
@@ -86,7 +88,7 @@ class Figures:
             lost = (
                 "" if original is None or original.score is None else f" ({100 * (self.score - original.score):+.2f})"
             )
-            parts.append(f"accuracy {100 * self.score:.2f} %{lost}")
+            parts.append(f"{self.score_name} {100 * self.score:.2f} %{lost}")
         at = self.latency
         parts.append(f"{at.median_ms:#.3g} ms ({at.p10_ms:#.3g}-{at.p90_ms:#.3g})")
         if original is not None:
@@ -169,6 +171,7 @@ class Meter:
             macs=cost.macs,
             latency=self.latency(model, previous),
             score=None if metrics is None else metrics.score,
+            score_name="top-1" if metrics is None else metrics.score_name,
             num_images=None if metrics is None else metrics.count,
         )
 

@@ -146,6 +146,7 @@ class Searcher:
     def _promising(self, fast: Sequence[Candidate]) -> Iterator[tuple[ImageClassifier, Figures]]:
         """Models that are fast and accurate enough on some images: as they are, then trained."""
         measured = {candidate.key: figures for candidate, figures in self._evaluated(fast)}
+        fast = [candidate for candidate in fast if self.goal.target.reached(measured[candidate.key].latency)]
         accurate = [c for c in fast if self.goal.kept(measured[c.key], self.first)]
         for candidate in sorted(accurate, key=lambda c: -(measured[c.key].score or 0.0)):
             yield self._built(candidate), measured[candidate.key]

@@ -16,7 +16,7 @@ from leanformer.recipes import default_recipe
 from leanformer.tasks import Distill
 from leanformer.training import AdamW, Cosine, Linear, ModelSpec, Scheduled, TrainConfig, WarmUp, fit
 
-FADED = 0.6
+FADED = 0.5
 """Share of the training after which no attention is left of what is removed."""
 
 
@@ -28,7 +28,7 @@ class Tuning:
     options: DataOptions
     augment: Augment | None
     epochs: int = 10
-    lr: float = 1e-3
+    lr: float = 2e-3
     batch_size: int = 64
     workers: int = 0
     seed: int = 0
@@ -45,26 +45,22 @@ class Tuning:
             model: the original, for its config and its name.
         """
         config = self._config(original, model, changes, out)
-        result = fit(config, resume=(out / "config.json").exists())
+        begun = (out / "config.json").exists()
+        result = fit(config, resume=begun, resume_command="the same command again")
         result.model.name = model.name
         return result.model.to(next(model.parameters()).device)
 
     def _config(self, original: Path, model: ImageClassifier, changes: Sequence[Edit], out: Path) -> TrainConfig:
         removals = [change for change in changes if isinstance(change, RemoveAttention)]
         late = [change for change in changes if change.kind == "merge_tokens"] if removals else []
-        before: list[Edit] = []
-        for change in changes:
-            if isinstance(change, RemoveAttention):
-                before.append(DiluteAttention(blocks=change.blocks, form=change.form))
-            elif change not in late:
-                before.append(change)
-        spec = ModelSpec(config=model.config, weights=str(original), edits=tuple(before))
+        before = tuple(change for change in changes if change not in removals and change not in late)
+        spec = ModelSpec(config=model.config, weights=str(original), edits=before)
         config = default_recipe(spec, out)
+        dilutions = tuple(DiluteAttention(blocks=removal.blocks, form=removal.form) for removal in removals)
         fading = Scheduled(what="attention_share", schedule=Linear(start=1.0, end=0.0, until=FADED))
-        others = tuple(item for item in config.schedules if item.what != fading.what)
-        finish = tuple(item for item in config.finish if not isinstance(item, RemoveAttention))
         several = self.options.multi_label
         changed: dict[str, Any] = {
+            "model": dataclasses.replace(spec, edits=(*before, *dilutions)),
             "data": self.data,
             "data_options": self.options,
             "preprocess": model.preprocess,
@@ -74,8 +70,8 @@ class Tuning:
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "distill": None if several else Distill(teacher=str(original), target="soft", share=0.5, temperature=2.0),
-            "schedules": (*others, *((fading,) if removals else ())),
-            "finish": (*finish, *removals, *late),
+            "schedules": (*config.schedules, *((fading,) if removals else ())),
+            "finish": (*removals, *config.finish, *late),
             "seed": self.seed,
             "workers": self.workers,
             "device": self.device,

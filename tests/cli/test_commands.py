@@ -104,9 +104,12 @@ def test_a_file_that_is_no_image_leaves_the_others_answered(run, trained, photo,
 def test_compressing_changes_neither_outputs_nor_accuracy(folded, trained):
     assert folded.outcome.status == 0
     assert "folded 13 of 13 norms" in folded.outcome.out
-    extra = json.loads((folded.out / "model.json").read_text())["extra"]["metrics"]
-    assert extra["max_diff"] < 1e-4
-    assert 100 * extra["top1"] == 100 * extra["top1_before"] == pytest.approx(accuracy(trained.outcome.out), abs=1e-3)
+    extra = json.loads((folded.out / "model.json").read_text())["extra"]
+    before, after = extra["compression"]["rows"]
+    assert 100 * before["score"] == pytest.approx(accuracy(trained.outcome.out), abs=1e-3)
+    assert extra["metrics"]["top1"] == after["score"] == before["score"]
+    assert after["parameters"] < before["parameters"]
+    assert "Accuracy against latency" in (folded.out / "compress.html").read_text()
     assert [edit.kind for edit in leanformer.load(folded.out).edits] == ["fold_norms"]
 
 

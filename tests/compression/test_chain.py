@@ -37,7 +37,7 @@ def test_the_plan_of_a_step_is_kept(meter, images):
     chain = _chain(meter, images, "remove_attention:0.5")
     (plan,) = chain.plans
     (removal,) = chain.model.edits
-    assert isinstance(removal, RemoveAttention) and len(removal.blocks) == 3
+    assert isinstance(removal, RemoveAttention) and len(removal.blocks) == 2
     assert plan["edit"]["blocks"] == list(removal.blocks)
     assert plan["num_images"] >= 64
 
