@@ -125,15 +125,20 @@ def line_chart(curves: Sequence[Curve], *, title: str, unit: str = "") -> bytes:
 
 
 def scaling_chart(curves: Sequence[Curve], *, title: str, x: str, y: str) -> bytes:
-    """Curves over sizes, both axes logarithmic, the legend below."""
+    """Curves over sizes, all above zero, both axes logarithmic, the legend below."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     with _figure(WIDTH, 3.6 + 0.25 * math.ceil(len(curves) / 2)) as (figure, axes):
         for index, curve in enumerate(curves):
             color, line, marker = STYLES[index % len(STYLES)]
             axes.plot(curve.steps, curve.values, color=color, linestyle=line, marker=marker, markersize=5)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.set_xticks(_spread([step for curve in curves for step in curve.steps]))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
         axes.set_title(title, loc="left", fontweight="bold")
         axes.set_xlabel(x)
         axes.set_ylabel(y)
@@ -141,6 +146,16 @@ def scaling_chart(curves: Sequence[Curve], *, title: str, x: str, y: str) -> byt
         names = [_shorten(curve.label, 28) for curve in curves]
         figure.legend(axes.lines, names, frameon=False, loc="outside lower left", ncols=2, fontsize=FONT_SIZE - 1)
         return _png(figure)
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """Some of the values, far enough from each other to be written below a logarithmic axis."""
+    found: list[float] = []
+    span = (max(values) / min(values)) ** (1 / 6) if values else 1.0
+    for value in sorted(set(values)):
+        if not found or value >= span * found[-1]:
+            found.append(value)
+    return found
 
 
 def _has_peaks(values: Sequence[float]) -> bool:

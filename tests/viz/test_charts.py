@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from leanformer.viz import choose_predictions
-from leanformer.viz.charts import Bar, Curve, bar_chart, confusion_chart, curve_of, line_chart
+from leanformer.viz.charts import Bar, Curve, bar_chart, confusion_chart, curve_of, line_chart, scaling_chart
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -33,6 +33,13 @@ def test_a_curve_takes_the_rows_of_its_event_that_have_its_key():
 def test_any_curve_can_be_drawn(values):
     curve = Curve(label="a", steps=tuple(map(float, range(len(values)))), values=values)
     assert pixels(line_chart([curve, curve], title="t", unit="%")).std() > 1.0
+
+
+def test_curves_over_sizes_are_drawn_even_with_one_size_or_many_curves():
+    one = Curve(label="a", steps=(49.0,), values=(0.2,))
+    many = [Curve(label=str(i), steps=(49.0, 196.0, 784.0), values=(0.1, 0.4 + i, 9.0)) for i in range(9)]
+    for curves in ([one], many):
+        assert pixels(scaling_chart(curves, title="t", x="tokens", y="ms")).std() > 1.0
 
 
 def test_early_peaks_do_not_press_a_curve_flat():
