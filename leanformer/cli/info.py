@@ -114,7 +114,9 @@ def _print(facts: dict[str, Any]) -> None:
         print(f"stages.{stage['stage']}: {stage['channels']} channels, stride {stage['stride']}")
         for block in stage["blocks"]:
             around = f", with {', '.join(block['around'])}" if block["around"] else ""
-            print(f"  {block['blocks']}: {block['attention']}, {block['region']}, norm {block['norm']}{around}")
+            count = block.get("tokens")
+            tokens = f", {count['before']} tokens, {count['behind']} behind the attention" if count else ""
+            print(f"  {block['blocks']}: {block['attention']}, {block['region']}, norm {block['norm']}{around}{tokens}")
     if published is not None and "page" in published:
         figures = ", ".join(f"{name} {value}" for name, value in published["figures"].items()) or "no figures"
         license = published["license of weights"] or "none published"
@@ -132,14 +134,29 @@ def _stages(model: ImageClassifier) -> list[dict[str, Any]]:
     entries: Any = model.backbone.stages
     for number, (stage, info) in enumerate(zip(entries, model.backbone.feature_info, strict=True)):
         blocks: list[dict[str, Any]] = []
+        merged = _merged(model, stage.blocks, number)
         for index, block in enumerate(stage.blocks):
-            entry = _block(block)
+            entry = {**_block(block), **({"tokens": merged[index]} if merged else {})}
             if blocks and {key: value for key, value in blocks[-1].items() if key != "blocks"} == entry:
                 blocks[-1]["blocks"] = f"{blocks[-1]['blocks'].partition('-')[0]}-{index}"
             else:
                 blocks.append({"blocks": f"blocks.{index}", **entry})
         stages.append({"stage": number, "channels": info.channels, "stride": info.stride, "blocks": blocks})
     return stages
+
+
+def _merged(model: ImageClassifier, blocks: Any, stage: int) -> list[dict[str, int]]:
+    """The tokens in front of each block of a sequence that merges and behind its attention, of images of the model's
+    size."""
+    if not hasattr(blocks, "num_merged"):
+        return []
+    height, width = model.backbone.feature_grids(model.config.image_grid)[stage]
+    left = blocks.prefix_tokens + height * width
+    tokens = []
+    for block, number in zip(blocks, blocks.num_merged(left), strict=True):
+        tokens.append({"before": left, "behind": getattr(getattr(block, "local", None), "count", left - number)})
+        left -= number
+    return tokens
 
 
 def _block(block: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from leanformer.edits.norm import FoldNorms
 from leanformer.edits.swap_attention import SwapAttention
 from leanformer.edits.swap_norm import SwapNorm
 from leanformer.edits.tail import ClassTokenTail
-from leanformer.edits.tokens import MergeTokens
+from leanformer.edits.tokens import MergeTokens, trace_tokens
 
 __all__ = [
     "ClassTokenTail",
@@ -28,4 +28,5 @@ __all__ = [
     "edit",
     "parse",
     "replay",
+    "trace_tokens",
 ]

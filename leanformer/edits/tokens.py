@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from torch import nn
+from torch import Tensor, nn
 
 from leanformer import ops
 from leanformer.edits.edit import Edit, EditReport, edit
@@ -17,9 +17,10 @@ from leanformer.layers.attention.frames import ReducedAttention, SelfAttention
 from leanformer.layers.attention.softmax import SoftmaxKernel
 from leanformer.layers.block import Block, Stage
 from leanformer.layers.branch import Branch
-from leanformer.layers.merging import MergingSequence
+from leanformer.layers.merging import MergedTokens, MergingSequence
 from leanformer.layers.mlp import MLP
 from leanformer.layers.tail import FirstTokens, ReadAttention
+from leanformer.models import ImageClassifier
 from leanformer.models.backbone import Backbone
 
 MergeSchedule = int | tuple[int, float] | tuple[int, ...]
@@ -102,6 +103,25 @@ class MergeTokens(Edit):
                 f"{place.merging[0].name} has to merge; at most {most} fit. Numbers for each block, such as "
                 f"r=({r}, {r}), merge as many as there are"
             )
+
+
+def trace_tokens(model: ImageClassifier, images: Tensor) -> list[MergedTokens]:
+    """What is merged of these images, (B, 3, H, W): behind each block of the stages that merge the tokens, the places
+    that each stands for, and the token of each place, those in front of the map first.
+
+    Raises:
+        EditError: if the model merges no tokens.
+    """
+    ends: list[MergedTokens] = []
+    x, grid = model.backbone.embed(images)
+    for stage in model.backbone.stages:
+        assert isinstance(stage, Stage)
+        if isinstance(stage.blocks, MergingSequence):
+            ends += stage.blocks.merged_ends(*stage.enter(x, grid))
+        x, grid = stage(x, grid)
+    if not ends:
+        raise EditError(f"{model.name or type(model).__name__} merges no tokens; apply MergeTokens first")
+    return ends
 
 
 def merge_amounts(r: MergeSchedule, count: int) -> tuple[int, ...]:

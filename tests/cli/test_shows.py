@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import leanformer
-from leanformer.edits import DiluteAttention, RemoveAttention
+from leanformer.edits import ClassTokenTail, DiluteAttention, MergeTokens, RemoveAttention
 from leanformer.edits.sites import block_sites
 from leanformer.models.registry import SYSTEMS
 from leanformer.recipes import list_recipes
@@ -221,3 +221,18 @@ def test_help_says_what_a_command_is_for(run, command):
     outcome = run(command, "--help")
     assert outcome.status == 0
     assert f"usage: leanformer {command}" in outcome.out
+
+
+def test_info_shows_how_many_tokens_are_left(run, tmp_path):
+    model = leanformer.build("deit_nano").eval()
+    leanformer.apply(model, MergeTokens(r=9, start=1), ClassTokenTail())
+    leanformer.save(model, tmp_path / "merged")
+    told = run("info", tmp_path / "merged").out
+    assert "blocks.0: Softmax, whole map, norm LayerNorm, 65 tokens, 65 behind the attention" in told
+    assert "blocks.2: Softmax, whole map, norm LayerNorm, 56 tokens, 47 behind the attention" in told
+    assert "blocks.3: Softmax of the tokens that are read, whole map" in told
+    assert "47 tokens, 1 behind the attention" in told
+    facts = json.loads(run("info", tmp_path / "merged", "--json").out)
+    whole = json.loads(run("info", "deit_nano", "--json").out)
+    assert facts["macs"] < 0.85 * whole["macs"]
+    assert facts["stages"][0]["blocks"][1]["tokens"] == {"before": 65, "behind": 56}

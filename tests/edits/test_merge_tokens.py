@@ -13,6 +13,7 @@ from torch import Tensor
 import leanformer
 from leanformer.checkpoints import runs
 from leanformer.edits import ClassTokenTail, DiluteAttention, Edit, FoldNorms, MergeTokens, RemoveAttention
+from leanformer.edits.tokens import trace_tokens
 from leanformer.errors import EditError
 from leanformer.layers.attention import Softmax
 from leanformer.layers.block import BlockSequence
@@ -86,9 +87,7 @@ def test_equal_tokens_merge_without_a_trace_if_they_count_as_often_as_they_stood
 @torch.inference_mode()
 def test_every_place_has_the_token_of_its_group_and_tokens_in_front_stand_for_themselves(form: str) -> None:
     model, x = deit(MergeTokens(r=9, start=1), **FORMS[form]), images()
-    sequence, prefix = model.backbone.stages[0].blocks, model.backbone.prefix_tokens
-    tokens, grid = model.backbone.embed(x)
-    *_, last = sequence.merged_ends(tokens, grid)
+    prefix, last = model.backbone.prefix_tokens, trace_tokens(model, x)[-1]
     assert last.x.shape[1] == prefix + 64 - 3 * 9
     assert torch.equal(last.sizes.sum(1), torch.full((3,), prefix + 64.0))
     assert torch.equal(last.index[:, :prefix], torch.arange(prefix).expand(3, -1))
@@ -124,9 +123,8 @@ def test_images_of_other_sizes_merge_as_many_as_there_are() -> None:
     model = deit(MergeTokens(r=30))
     for side in (8, 16, 32, 96):
         assert model(images(side)).shape == (3, 10)
-        tokens, grid = model.backbone.embed(images(side))
-        counts = [end.x.shape[1] for end in model.backbone.stages[0].blocks.merged_ends(tokens, grid)]
-        left, expected = tokens.shape[1], []
+        counts = [end.x.shape[1] for end in trace_tokens(model, images(side))]
+        left, expected = 1 + (side // 8) ** 2, []
         for _ in range(4):
             left -= min(30, (left - 1) // 2)
             expected.append(left)
@@ -137,8 +135,7 @@ def test_images_of_other_sizes_merge_as_many_as_there_are() -> None:
 def test_blocks_without_attention_let_merged_tokens_pass_and_are_not_counted() -> None:
     first, then = RemoveAttention(blocks=(0, 2)), MergeTokens(r=(5, 7))
     model = deit(first, then)
-    tokens, grid = model.backbone.embed(images())
-    counts = [end.x.shape[1] for end in model.backbone.stages[0].blocks.merged_ends(tokens, grid)]
+    counts = [end.x.shape[1] for end in trace_tokens(model, images())]
     assert counts == [65, 60, 60, 53]
     x = images()
     assert difference(deit(RemoveAttention(blocks=(0, 2), fold=True), then)(x), model(x)) < 1e-5
@@ -330,6 +327,8 @@ def test_models_that_have_nothing_to_merge_by_are_refused() -> None:
         leanformer.apply(leanformer.build("deit_nano").backbone, MergeTokens(r=2))
     with pytest.raises(EditError, match=r"backbone\.stages\.0\.blocks merges tokens already"):
         leanformer.apply(deit(MergeTokens(r=2)), MergeTokens(r=2))
+    with pytest.raises(EditError, match="deit_nano merges no tokens; apply MergeTokens first"):
+        trace_tokens(deit(), images())
     relative = leanformer.build("deit_nano", attention=Softmax(relative_position=True))
     with pytest.raises(EditError, match=r"blocks\.0\.attn\.body\.kernel\.bias is a relative position"):
         leanformer.apply(relative, MergeTokens(r=2))
