@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from leanformer.layers.region import Window
 from leanformer.layers.site import Grid, NormSite
 
-
 Body = Callable[[Tensor, Grid], Tensor]
 """What gives a branch's result before it is scaled and added."""
 

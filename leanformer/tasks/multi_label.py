@@ -106,8 +106,8 @@ class MultiLabelTally:
 
     def __init__(self) -> None:
         self.columns: list[tuple[Tensor, ...]] = []
-        """Of each batch: indices, labels and scores. The last bit of what is computed of a score depends on its place in
-        a tensor, so that is done for all together."""
+        """Of each batch: indices, labels and scores. The last bit of what is computed of a score depends on its place
+        in a tensor, so that is done for all together."""
         self.skipped: list[tuple[str, str]] = []
 
     def add(self, scores: Tensor, batch: Batch) -> None:
