@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -158,5 +159,11 @@ def _check_weights(weights: str | None) -> None:
 
 
 def _with_resume(command: list[str]) -> str:
-    parts = ["leanformer", *command[1:]]
+    """The command line that goes on with this one, under torchrun if that started it."""
+    start = ["leanformer"]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        start = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "leanformer"]
+        nodes = os.environ["GROUP_WORLD_SIZE"]
+        start[1:1] = [] if nodes == "1" else ["--nnodes", nodes]
+    parts = [*start, *command[1:]]
     return shlex.join(parts if "--resume" in parts else [*parts, "--resume"])

@@ -15,6 +15,7 @@ from leanformer.errors import ConfigError
 from leanformer.layers.block import Block
 from leanformer.models import ImageClassifier
 from leanformer.training.batch_norms import running_statistics, synchronized
+from leanformer.training.clipping import Clip
 from leanformer.training.distributed import Ranks
 from leanformer.training.gradients import GradientMeans
 
@@ -126,6 +127,8 @@ def choose_parallel(config: TrainConfig, ranks: Ranks, device: torch.device) -> 
         return Parallel(ranks)
     if config.batch_norm_phase is not None:
         raise ConfigError("strategy 'fsdp' cannot freeze weights on the way; take 'ddp', or leave out batch_norm_phase")
+    if isinstance(config.clip, Clip) and config.clip.by == "adaptive":
+        raise ConfigError("strategy 'fsdp' cannot clip by 'adaptive', which compares whole units; clip by 'norm'")
     return Sharded(ranks, device)
 
 

@@ -119,7 +119,7 @@ def test_an_error_on_one_rank_ends_all_and_is_said_to_all(what, told, nano_confi
 
 @pytest.mark.slow
 def test_a_lost_process_ends_the_others(nano_config, launch):
-    results = launch.ranks(launch.jobs(nano_config, what="kill 7 1"), 3)
+    results = launch.ranks(launch.jobs(replace(nano_config, batch_size=24), what="kill 7 1"), 3)
     assert [status for status, _, _ in results] == [1, -9, 1]
     errors = results[0][2] + results[2][2]
     assert errors.count("TrainingError: rank") == 1 and "has lost another process" in errors
