@@ -55,6 +55,8 @@ def test_the_commands_of_a_page_are_ones_that_leanformer_takes(page, monkeypatch
         if program == "make":
             assert set(arguments) <= _make_targets()
         else:
+            if program == "torchrun":
+                program, *arguments = arguments[arguments.index("-m") + 1 :]
             assert program == "leanformer"
             assert main(arguments) == 0
             assert ran[-1] == arguments[0]
@@ -132,9 +134,11 @@ def _find(name: str) -> object:
         return importlib.import_module(name)
 
 
-def test_the_page_of_the_zoo_is_the_one_that_the_registry_gives() -> None:
-    spec = importlib.util.spec_from_file_location("make_zoo_page", ROOT / "tools/make_zoo_page.py")
+@pytest.mark.parametrize("name", ["zoo", "recipes"])
+def test_a_generated_page_is_the_one_that_its_tool_gives(name: str) -> None:
+    path = ROOT / f"tools/make_{name}_page.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    assert tool.PAGE.read_text(encoding="utf-8") == tool.page(), "python tools/make_zoo_page.py writes it again"
+    assert tool.PAGE.read_text(encoding="utf-8") == tool.page(), f"python tools/{path.name} writes it again"
