@@ -11,12 +11,11 @@ the number of workers nor that of ranks changes what is seen, and workers do not
 
 from __future__ import annotations
 
-import queue
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from threading import Event, Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -34,8 +33,8 @@ Fed = tuple[int, int, dict[int, bytes]]
 """A step, and the encoded images that it needs, by their numbers in the data set."""
 STEPS_AHEAD = 2
 """Steps for which images are read before they are asked for."""
-PATIENCE = 5.0
-"""Seconds for which the end of reading ahead is waited for; a connection may hang."""
+END = object()
+"""Stands for the end of a source."""
 
 
 class Shards(Protocol):
@@ -241,37 +240,14 @@ def through_buffer(line: np.ndarray, places: int, random: np.random.Generator) -
 
 def ahead(source: Iterable[T], count: int) -> Iterator[T]:
     """The items of a source, up to `count` of them made by a thread before they are asked for."""
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(count)
-    stop = Event()
-
-    def put(item: T | None, error: BaseException | None) -> None:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                return ready.put((item, error), timeout=0.1)
-
-    def work() -> None:
-        try:
-            for item in source:
-                put(item, None)
-                if stop.is_set():
-                    return
-            put(None, StopIteration())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the item is taken
-            put(None, error)
-
-    thread = Thread(target=work, daemon=True, name="stream")
-    thread.start()
+    items, pool = iter(source), ThreadPoolExecutor(1, thread_name_prefix="stream")
+    waiting = deque(pool.submit(next, items, END) for _ in range(count))
     try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]
+        while (item := waiting.popleft().result()) is not END:
+            waiting.append(pool.submit(next, items, END))
+            yield cast(T, item)
     finally:
-        stop.set()
-        thread.join(PATIENCE)
+        pool.shutdown(cancel_futures=True)
 
 
 class _Holding:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from operator import ge
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 import torch
 from torch import nn
@@ -34,6 +34,13 @@ from leanformer.models.registry import register
 OUTER = LayerNorm(eps=1e-5)
 POOL = 7
 """Side of the map that the keys of a linear PVTv2 come from."""
+
+
+class Patches(TypedDict):
+    """What of a map one token is made of."""
+
+    kernel_size: int
+    padding: int
 
 
 @register_config("pyramid")
@@ -64,8 +71,8 @@ class Pyramid(StagedConfig):
         """Of the convolution in front of a stage."""
         return 2 if stage else self.patch_size
 
-    def patches(self, stage: int) -> dict[str, int]:
-        """Kernel size and padding of the convolution in front of a stage."""
+    def patches(self, stage: int) -> Patches:
+        """The patches that the convolution in front of a stage reads."""
         stride = self.stride(stage)
         return {
             "kernel_size": 2 * stride - 1 if self.overlaps else stride,

@@ -187,7 +187,7 @@ def _names(label: Tensor, classes: Sequence[str]) -> str:
     if label.ndim == 0:
         return str(classes[int(label)])
     order = label.argsort(descending=True, stable=True).tolist()
-    shares = {classes[number]: float(label[number]) for number in order if label[number] > 0}
+    shares = {str(classes[number]): float(label[number]) for number in order if label[number] > 0}
     return ", ".join(name if share == 1 else f"{name} {share:.0%}" for name, share in shares.items())
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from leanformer.data import Augment, EvalBatches, Sampling, TrainBatches
 from leanformer.data.streams import FedSteps, Reel, Stream, StreamedImages, ahead, through_buffer
+from leanformer.data.timing import measure_parts
 from leanformer.errors import ConfigError, TrainingError
 from leanformer.models import Preprocess
 
@@ -191,9 +192,15 @@ def test_reading_ahead_gives_all_in_order_and_ends_with_its_reader():
     assert [next(taken) for _ in range(3)] == [0, 1, 2]
     taken.close()
     assert len(made) <= 7
-    assert not any(thread.name == "stream" for thread in threading.enumerate())
+    assert not any(thread.name.startswith("stream") for thread in threading.enumerate())
     with pytest.raises(OSError, match="gone"):
         list(ahead(source(), 3))
+
+
+def test_a_stream_is_timed_on_its_first_images():
+    tape = Tape()
+    measure_parts(streamed(tape), PLAIN, None, num_images=5)
+    assert tape.read == list(range(6))
 
 
 def test_steps_know_how_many_they_are():
