@@ -70,9 +70,9 @@ class MergeTokens(Edit):
         lines, blocks = [], {}
         for place in places:
             sequence = place.replace(amounts, self.proportional)
-            merged = dict(zip(place.sites, sequence.num_merged(place.num_tokens), strict=True))
-            blocks |= {site.index: number for site, number in merged.items()}
-            left, busy = place.num_tokens - sum(merged.values()), sum(number > 0 for number in merged.values())
+            merged = sequence.num_merged(place.num_tokens)
+            blocks |= {site.index: merged[site.place] for site in place.sites}
+            left, busy = place.num_tokens - sum(merged), sum(number > 0 for number in merged)
             lines.append(f"{place.name}: {place.num_tokens} tokens become {left}, in {busy} block{'s' * (busy != 1)}")
         return EditReport(edit=self, lines=tuple(lines), details={"merged": blocks})
 
@@ -139,7 +139,7 @@ def _is_inflected(r: MergeSchedule) -> TypeGuard[tuple[int, float]]:
     return isinstance(r, tuple) and len(r) == 2 and isinstance(r[1], float)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Place:
     """A stage with blocks that are to merge."""
 
@@ -180,37 +180,29 @@ def _find(model: nn.Module, start: int, what: str) -> list[_Place]:
         raise EditError(f"{what}: {type(model).__name__} is no image classifier; edit one, then take its backbone")
     names = {module: name for name, module in model.named_modules()}
     places = []
-    for stage, grid in zip(backbone.stages, backbone.feature_grids(config.image_grid), strict=True):
+    for stage, (height, width) in zip(backbone.stages, backbone.feature_grids(config.image_grid), strict=True):
         assert isinstance(stage, Stage)
+        name = names[stage.blocks]
         here = [site for site in sites if site.sequence is stage.blocks]
         merging = [site for site in attending[start:] if site in here]
-        if not merging:
-            continue
-        if isinstance(stage.blocks, MergingSequence):
-            raise EditError(f"{what}: {names[stage.blocks]} merges tokens already")
-        for place, block in enumerate(stage.blocks):
-            if place >= merging[0].place:
-                _check(block, f"{names[stage.blocks]}.{place}", what)
-        prefix = getattr(backbone, "prefix_tokens", 0) + int(stage.class_token is not None)
-        places.append(
-            _Place(
-                name=names[stage.blocks],
-                stage=stage,
-                sites=here,
-                merging=merging,
-                prefix_tokens=prefix,
-                num_tokens=prefix + grid[0] * grid[1],
-            )
-        )
+        if merging:
+            _check_stage(stage, merging[0].place, name, what)
+            prefix = getattr(backbone, "prefix_tokens", 0) + int(stage.class_token is not None)
+            places.append(_Place(name, stage, here, merging, prefix, prefix + height * width))
     return places
 
 
-def _check(block: nn.Module, name: str, what: str) -> None:
-    """Refuse a block that cannot run on merged tokens."""
-    refusal = _refusal(block)
-    if refusal is not None:
-        part, why = refusal
-        raise EditError(f"{what}: {name}{part} {why}; a larger start leaves the blocks in front as they are")
+def _check_stage(stage: Stage, first: int, name: str, what: str) -> None:
+    """Refuse a stage that merges already, or with a block from `first` on that cannot run on merged tokens."""
+    if isinstance(stage.blocks, MergingSequence):
+        raise EditError(f"{what}: {name} merges tokens already")
+    for place, block in enumerate(stage.blocks):
+        refusal = _refusal(block) if place >= first else None
+        if refusal is not None:
+            part, why = refusal
+            raise EditError(
+                f"{what}: {name}.{place}{part} {why}; a larger start leaves the blocks in front as they are"
+            )
 
 
 def _refusal(block: nn.Module) -> tuple[str, str] | None:
