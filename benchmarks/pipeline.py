@@ -43,7 +43,8 @@ def write_images(root: Path, num_train: int, num_val: int) -> Path:
     random = np.random.default_rng(0)
     for split, count in (("train", num_train), ("val", num_val)):
         for number in range(count):
-            smooth = Image.fromarray(random.integers(0, 256, (9, 12, 3), np.uint8)).resize((500, 375), Image.BICUBIC)
+            colors = Image.fromarray(random.integers(0, 256, (9, 12, 3), np.uint8))
+            smooth = colors.resize((500, 375), Image.Resampling.BICUBIC)
             grain = random.normal(0, 12, (375, 500, 1))
             path = root / split / "ab"[number % 2] / f"{number:04d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)

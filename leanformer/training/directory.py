@@ -31,6 +31,12 @@ def claim(config: TrainConfig, resume: bool) -> bool:
     out = config.out
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a directory for the run")
+    try:
+        str(out).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{out!a} is no text in UTF-8, so weights could not be read from there; choose another --out"
+        ) from error
     begun, finished = (out / CONFIG).exists(), (out / runs.RECORD).exists()
     if not resume and (begun or finished):
         raise ConfigError(f"{out} already holds a run; go on with it by --resume, or choose another --out")

@@ -57,6 +57,15 @@ def test_what_interrupted_writes_left_is_removed(tmp_path):
         assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(mine)
 
 
+def test_a_name_that_safetensors_could_not_open_is_refused_before_training(plain_config, nano_data):
+    out = plain_config.out.with_name("b\udcff")  # the byte 0xff, as Python reads it from a command line
+    with pytest.raises(ConfigError, match=r"b\\udcff'\) is no text in UTF-8"):
+        fit(replace(plain_config, out=out), data=nano_data)
+    assert not plain_config.out.parent.joinpath("b\udcff").exists()
+    words = replace(plain_config, out=plain_config.out.with_name("läufe 日本\n'1'"), epochs=1)
+    assert fit(words, data=nano_data).steps == fit(words, data=nano_data, resume=True).steps
+
+
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_a_directory_that_vanishes_while_it_is_trained_in_is_named_and_not_made_again(plain_config, nano_data, epoch):
     class Vanish(Callback):
