@@ -6,9 +6,11 @@ all that is here then costs nothing and changes nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -95,16 +97,14 @@ class Ranks:
         if self.world == 1:
             return action()
         said: list[Any] = [None, None]
-        error = None
+        held = _Held()
         if self.is_first:
-            try:
+            with held:
                 said[0] = action()
-            except Exception as raised:  # noqa: BLE001 - raised again below, when the others know of it
-                error = raised
-                said[1] = _last_words(raised)
+            said[1] = None if held.error is None else _last_words(held.error)
         dist.broadcast_object_list(said, src=0)
-        if error is not None:
-            raise error
+        if held.error is not None:
+            raise held.error
         if said[1] is not None:
             raise EndedElsewhere(**said[1])
         return cast(T, said[0])
@@ -113,11 +113,10 @@ class Ranks:
         """What `action`, in which nothing is exchanged, gives here; where it fails on one rank, all end."""
         if self.world == 1:
             return action()
-        result, error = None, None
-        try:
+        result, held = None, _Held()
+        with held:
             result = action()
-        except Exception as raised:  # noqa: BLE001 - raised again below, when the others know of it
-            error = raised
+        error = held.error
         said = self.gather(None if error is None else _last_words(error))
         failed = [rank for rank, words in enumerate(said) if words is not None]
         if error is not None and failed[0] == self.rank:
@@ -138,6 +137,18 @@ class Ranks:
             dist.broadcast(mine, src=0)
             received[name] = mine
         return received
+
+
+class _Held:
+    """A block whose error is kept, to be raised when the other ranks know of it."""
+
+    error: Exception | None = None
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self.error = error if isinstance(error, Exception) else None
+        return self.error is not None
 
 
 @contextmanager
@@ -168,14 +179,19 @@ def join_ranks() -> Iterator[Ranks]:
     try:
         with _quiet(ranks):
             yield ranks
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - of whatever kind, the others must not wait
-        _end_with(ranks, error)
     finally:
-        _joined.remove(ranks)
-        dist.destroy_process_group()
+        error = sys.exception()  # of whatever kind, the others must not wait
+        try:
+            if isinstance(error, (Exception, KeyboardInterrupt)):
+                _end_with(ranks, error)
+        finally:
+            _joined.remove(ranks)
+            dist.destroy_process_group()
 
 
 _joined: list[Ranks] = []
+_runs = itertools.count()
+"""Every rank has as many behind it."""
 
 
 def _place() -> tuple[int, int, int]:
@@ -207,7 +223,8 @@ def _connect(ranks: Ranks) -> Ranks:
         torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
     try:
         store, _, _ = next(dist.rendezvous("env://", ranks.rank, ranks.world))  # type: ignore[attr-defined]
-        store = dist.PrefixStore(f"start {ranks.restarts}", store)  # type: ignore[attr-defined] - it may be older
+        place = f"start {ranks.restarts} run {next(_runs)}"  # the store of torchrun outlives them, with all addresses
+        store = dist.PrefixStore(place, store)  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if has_devices else "gloo"
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world)
     except (dist.DistError, RuntimeError, ValueError) as error:

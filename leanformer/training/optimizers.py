@@ -68,7 +68,8 @@ class SGD(OptimizerConfig):
 
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer of the given parameter groups."""
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)
+        fused = not any(hasattr(p, "placements") for g in groups for _, p in g["params"])  # DTensors lack a kernel
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
 
 
 @register_config("timm_optimizer")

@@ -129,6 +129,8 @@ def choose_parallel(config: TrainConfig, ranks: Ranks, device: torch.device) -> 
         raise ConfigError("strategy 'fsdp' cannot freeze weights on the way; take 'ddp', or leave out batch_norm_phase")
     if isinstance(config.clip, Clip) and config.clip.by == "adaptive":
         raise ConfigError("strategy 'fsdp' cannot clip by 'adaptive', which compares whole units; clip by 'norm'")
+    if config.execution.channels_last:
+        raise ConfigError("strategy 'fsdp' keeps weights in their usual layout; leave out channels_last")
     return Sharded(ranks, device)
 
 

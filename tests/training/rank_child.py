@@ -52,7 +52,7 @@ class Writes(Callback):
 
 def check_norms(ranks):
     """Synchronized, each rank's share of a batch is normalized as in one process: results, gradients, statistics."""
-    shapes = {nn.BatchNorm1d(5): (6, 5), TokenBatchNorm(5): (4, 7, 5), nn.BatchNorm2d(5, momentum=None): (4, 5, 3, 2)}
+    shapes = {nn.BatchNorm1d(5): (6, 5), TokenBatchNorm(5): (6, 7, 5), nn.BatchNorm2d(5, momentum=None): (6, 5, 3, 2)}
     for norm, shape in shapes.items():
         torch.manual_seed(0)
         nn.init.normal_(norm.weight)

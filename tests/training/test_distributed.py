@@ -8,9 +8,13 @@ import torch
 
 from leanformer.checkpoints import runs
 from leanformer.data.mixing import Mixing
+from leanformer.edits import FoldNorms
+from leanformer.errors import ConfigError
 from leanformer.layers.norm import LayerNorm, Norms
-from leanformer.training import ModelSpec, fit
+from leanformer.training import SGD, BatchNormPhase, Clip, Execution, ModelSpec, fit
 from leanformer.training.config import Distribution
+from leanformer.training.distributed import Ranks, join_ranks
+from leanformer.training.parallel import choose_parallel
 
 
 def kinds(nano_config):
@@ -142,3 +146,64 @@ def test_torchrun_starts_the_command_line(launch, tmp_path):
     output, errors = launch.torchrun(evaluate, *options).communicate(timeout=300)
     final = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert json.loads(output)["loss"] == final["loss"], errors
+
+
+@pytest.mark.slow
+def test_shares_of_every_weight_train_as_the_whole(nano_config, nano_data, launch, tmp_path):
+    """What ends in folded norms, an average and two optimizers' states; one is stopped, and goes on in one process."""
+    shared = Distribution(strategy="fsdp", batch_norm="sync")
+    blended, plain, parts = (
+        replace(config, distribution=shared)
+        for name, config in kinds(nano_config).items()
+        if name != "mixed_in_four_parts"
+    )
+    configs = {
+        "folded": replace(blended, finish=(*blended.finish, FoldNorms())),
+        "momentum": replace(plain, optimizer=SGD(lr=0.05), execution=Execution(checkpointing=True)),
+        "in_parts": replace(parts, clip=Clip(limit=0.02, by="value")),
+    }
+    here = {name: replace(config, out=tmp_path / "two" / name) for name, config in configs.items()}
+    assert [status for status, _, _ in launch.ranks(launch.jobs(*here.values()), 2)] == [0, 0]
+    stopped = replace(configs["folded"], out=tmp_path / "stopped")
+    assert [status for status, _, _ in launch.ranks(launch.jobs(stopped, what="stop 7 1"), 2)] == [130, 130]
+    fit(stopped, data=nano_data, resume=True)
+    for name, config in configs.items():
+        fit(replace(config, out=tmp_path / "one" / name), data=nano_data)
+        for other in (here[name].out, stopped.out) if name == "folded" else (here[name].out,):
+            assert losses(other) == pytest.approx(losses(tmp_path / "one" / name), rel=2e-6), name
+            torch.testing.assert_close(state(other), state(tmp_path / "one" / name), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"clip": Clip(limit=0.1, by="adaptive")}, "cannot clip by 'adaptive'"),
+        ({"execution": Execution(channels_last=True)}, "leave out channels_last"),
+        ({"batch_norm_phase": BatchNormPhase(epochs=1)}, "leave out batch_norm_phase"),
+    ],
+    ids=["clip", "layout", "phase"],
+)
+def test_what_shares_of_weights_cannot_do_is_refused(change, told, nano_config):
+    config = replace(nano_config, distribution=Distribution(strategy="fsdp"), **change)
+    with pytest.raises(ConfigError, match=told):
+        choose_parallel(config, Ranks(rank=0, world=2), torch.device("cpu"))
+
+
+def test_a_launch_without_an_address_or_with_odd_numbers_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ConfigError, match="rank 1 of 2, but MASTER_ADDR does not say"), join_ranks():
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ConfigError, match="WORLD_SIZE must be a number, got 'two'"), join_ranks():
+        pass
+
+
+def test_a_process_by_itself_joins_nobody(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "3")  # an allocation in which one process was started by hand
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with join_ranks() as ranks:
+        assert (ranks.world, ranks.share, ranks.gather("x"), ranks.any(True)) == (1, (0, 1), ["x"], True)
+        assert not torch.distributed.is_initialized()
