@@ -22,6 +22,7 @@ from leanformer.data.labeled import LabeledImages
 from leanformer.data.options import DataOptions
 from leanformer.data.stored import LabelSets
 from leanformer.data.streams import Stream, StreamedImages
+from leanformer.data.unpacked import alone
 from leanformer.errors import CheckpointError, DataError, TrainingError, require
 
 log = logging.getLogger(__name__)
@@ -109,24 +110,40 @@ def _count(datasets: Any, where: _Where, side: str, label: str) -> _Counted:
     files = (builder.config.data_files or {}).get(side)
     key = json.dumps([where.name, side, label, list(map(str, files or ())), getattr(files, "origin_metadata", None)])
     kept = cache_folder() / "streams" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    if files and kept.is_file():
-        try:
-            found = read_json(kept)
-            return _Counted(found["sizes"], found["values"])
-        except (CheckpointError, LookupError, TypeError):
-            log.info("%s is damaged and made again", kept)
-    only = {"columns": [label]} if builder.name == "parquet" else {}
+    with alone(kept.parent / kept.stem):  # the others of a run find what the first has read
+        counted = _recall(kept) if files else None
+        if counted is None:
+            counted = _read_labels(datasets, where, side, label, builder.name == "parquet")
+            _remember(kept, counted, where)
+    return counted
+
+
+def _read_labels(datasets: Any, where: _Where, side: str, label: str, has_columns: bool) -> _Counted:
+    title = "/".join(where.name)
+    only = {"columns": [label]} if has_columns else {}
     if not only:
-        log.warning("%s: all of it is read once, to count its images and know their labels", "/".join(where.name))
+        log.warning("%s: all of it is read once, to count its images and know their labels", title)
     rows = datasets.load_dataset(*where.name, streaming=True, **where.files, **only)[side].select_columns([label])
     shards = [[row[label] for row in rows.shard(rows.num_shards, index)] for index in range(rows.num_shards)]
-    counted = _Counted(list(map(len, shards)), [value for shard in shards for value in shard])
-    log.info("%s: %d images in %d shards on side %s", "/".join(where.name), len(counted.values), len(shards), side)
+    values = [value for shard in shards for value in shard]
+    log.info("%s: %d images in %d shards on side %s", title, len(values), len(shards), side)
+    return _Counted([len(shard) for shard in shards], values)
+
+
+def _recall(kept: Path) -> _Counted | None:
+    try:
+        found = read_json(kept) if kept.is_file() else None
+        return None if found is None else _Counted(found["sizes"], found["values"])
+    except (CheckpointError, LookupError, TypeError):
+        log.info("%s is damaged and made again", kept)
+        return None
+
+
+def _remember(kept: Path, counted: _Counted, where: _Where) -> None:
     try:
         write_text(kept, json.dumps({"sizes": counted.sizes, "values": counted.values}))
     except (CheckpointError, TypeError) as error:
         log.info("the labels of %s are not kept: %s", "/".join(where.name), error)
-    return counted
 
 
 class _Rows:

@@ -65,7 +65,7 @@ def unpacked(path: Path) -> Path:
     folder = cache_folder() / "unpacked" / hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
     target = folder / f"{path.name[: -len(packing)]}.tar"
     if not target.is_file():
-        with _alone(folder):
+        with alone(folder):
             if not target.is_file():
                 _unpack(path, OPENERS[packing], target, facts.st_size)
     return target
@@ -100,8 +100,13 @@ def _chunks(path: Path, opener: Callable[[Path], Any]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process unpacks while the others wait for it; where there are no locks, each does."""
+def alone(folder: Path) -> Iterator[None]:
+    """Only one process at a time is in such a block for a folder of the cache, which is made; where there are no locks,
+    each goes on.
+
+    Raises:
+        DataError: if the folder cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
