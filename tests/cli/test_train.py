@@ -67,3 +67,4 @@ def test_images_that_cannot_be_mixed_in_pairs_are_refused(run, tmp_path):
     outcome = run("train", "deit_nano", "--data", data, "--out", tmp_path / "x", *small, "--set", "mixing=mixing")
     assert outcome.status == 2
     assert "9 images cannot be mixed in pairs; take an even batch_size, such as 8" in outcome.err
+    assert not (tmp_path / "x").exists()

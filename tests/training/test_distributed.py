@@ -11,8 +11,7 @@ from leanformer.data.mixing import Mixing
 from leanformer.edits import FoldNorms
 from leanformer.errors import ConfigError
 from leanformer.layers.norm import LayerNorm, Norms
-from leanformer.training import SGD, BatchNormPhase, Clip, Execution, ModelSpec, fit
-from leanformer.training.config import Distribution
+from leanformer.training import SGD, BatchNormPhase, Clip, Distribution, Execution, ModelSpec, fit
 from leanformer.training.distributed import Ranks, join_ranks
 from leanformer.training.parallel import choose_parallel
 
