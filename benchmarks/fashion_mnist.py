@@ -27,6 +27,7 @@ from leanformer.errors import EditError
 from leanformer.layers.attention import Additive, AttentionConfig, FocusedLinear, SimplifiedLinear, Softmax
 from leanformer.layers.norm import BatchNorm, LayerNorm, NormConfig, Norms, PRepBN, RepBN
 from leanformer.models import BackboneConfig, ImageClassifier, Preprocess
+from leanformer.recipes.dilution import diluted
 from leanformer.recipes.registry import default_recipe
 from leanformer.tasks import Classification, Metrics
 from leanformer.training import AdamW, Linear, ModelSpec, Scheduled, TrainConfig, fit
@@ -41,6 +42,8 @@ EPOCHS = 5
 TUNING_EPOCHS = 3
 BATCH_SIZE = 128
 RATE = 3e-3
+TUNING_RATE = 2e-3
+FADING = Scheduled(what="attention_share", schedule=Linear(start=1.0, end=0.0, until=0.5))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class Plan:
     start: str | None = None
     """The model whose finished run of the same seed goes on; None: random weights."""
     diluted: tuple[int, ...] = ()
-    """Blocks whose attention fades out over three quarters of training, and is then removed."""
+    """Blocks whose attention fades out in the first half of training, and is removed at the end."""
 
 
 def _shared(attention: AttentionConfig, norm: NormConfig) -> Plan:
@@ -74,7 +77,7 @@ MODELS = {
     "L2ViT": Plan(config=replace(find("l2vit_nano"), image_size=28)),
     "ViT": Plan(config=VIT),
     "ViT, trained on": Plan(config=VIT, start="ViT"),
-    "ViT, half diluted": Plan(config=VIT, start="ViT", diluted=(0, 1)),
+    "ViT, half diluted": Plan(config=VIT, start="ViT", diluted=(0, 2)),
 }
 TWINS = (
     ("softmax, PRepBN", "softmax, LayerNorm"),
@@ -155,24 +158,21 @@ def run_config(name: str, options: Options, seed: int) -> TrainConfig:
     """
     plan = MODELS[name]
     weights = None if plan.start is None else str(_directory(plan.start, options, seed))
-    dilution = (edits.DiluteAttention(blocks=plan.diluted),) if plan.diluted else ()
-    removal = (edits.RemoveAttention(blocks=plan.diluted),) if plan.diluted else ()
-    fading = (Scheduled(what="attention_share", schedule=Linear(start=1.0, end=0.0, until=0.75)),) if dilution else ()
     recipe = default_recipe(ModelSpec(config=plan.config, weights=weights), _directory(name, options, seed))
-    return replace(
+    fading = (FADING,) if plan.diluted else ()
+    config = replace(
         recipe,
-        model=replace(recipe.model, edits=dilution),
         data=options.data,
         augment=Augment(shift=0),
         preprocess=GREY,
-        optimizer=AdamW(lr=RATE if weights is None else RATE / 3, weight_decay=0.05),
+        optimizer=AdamW(lr=RATE if weights is None else TUNING_RATE, weight_decay=0.05),
         epochs=EPOCHS if weights is None else TUNING_EPOCHS,
         batch_size=BATCH_SIZE,
         schedules=(*recipe.schedules, *fading),
-        finish=(*removal, *recipe.finish),
         seed=seed,
         evaluate_every=0,
     )
+    return diluted(config, plan.diluted) if plan.diluted else config
 
 
 def _directory(name: str, options: Options, seed: int) -> Path:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from leanformer.config import register_config
+from leanformer.config import from_dict, register_config, to_dict
 from leanformer.data.augment import Augment
 from leanformer.data.mixing import Mixing
 from leanformer.data.options import DataOptions
@@ -201,8 +201,19 @@ def _check_class_weights(config: TrainConfig) -> None:
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """One line for every decisive field in which two configs in their JSON form differ, as `path: saved -> now`."""
+    """One line for every decisive field in which two configs in their JSON form differ, as `path: saved -> now`.
+
+    A field that the saved one lacks, since an earlier version wrote it, has its default.
+    """
+    saved = _with_defaults(saved)
     return [line for name in saved | now if name not in NOT_DECISIVE for line in _differ(name, saved, now)]
+
+
+def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return to_dict(from_dict(saved, TrainConfig))
+    except ConfigError:  # of a later version, or edited: compared as it stands
+        return saved
 
 
 def _differ(path: str, saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

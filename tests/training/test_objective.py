@@ -64,6 +64,20 @@ def test_what_decides_a_run_survives_json_and_may_not_change_on_resumption(nano_
     assert sorted({line.split(":")[0].split(".")[0] for line in lines}) == ["class_weights", "data_options", "sampling"]
 
 
+def test_a_run_of_an_earlier_version_goes_on_where_what_is_new_has_its_default(nano_config):
+    saved = to_dict(nano_config)
+    for fields, name in ((saved, "guard"), (saved["data_options"], "val_share"), (saved["sampling"], "repeat")):
+        del fields[name]
+    assert differences(saved, to_dict(nano_config)) == []
+    changed = replace(nano_config, data_options=DataOptions(val_share=0.1))
+    assert differences(saved, to_dict(changed)) == ["data_options.val_share: 0.2 -> 0.1"]
+
+
+def test_a_config_that_can_no_longer_be_read_is_compared_as_it_stands(nano_config):
+    saved = to_dict(nano_config) | {"momentum": 0.9}
+    assert differences(saved, to_dict(nano_config)) == ["momentum: 0.9 -> None"]
+
+
 @pytest.mark.parametrize(("fraction", "expected"), [(1.0, (0.5, 1, 2, 2)), (0.5, (0.5, 1, 2, 2))])
 def test_balanced_classes_count_alike(fraction, expected, plain_config, uneven):
     config = replace(plain_config, class_weights="balanced", sampling=Sampling(fraction=fraction))

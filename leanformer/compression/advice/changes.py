@@ -96,7 +96,6 @@ def other_attentions(model: ImageClassifier) -> tuple[list[Candidate], list[Refu
         for module in model.modules()
         if isinstance(getattr(module, "attention", None), AttentionConfig)
     }
-    cost = count_cost(model, model.config.image_grid).macs
     for kind, attention in sorted(registered_kinds(AttentionConfig).items()):
         if not windows and own == {attention()}:
             continue
@@ -108,11 +107,9 @@ def other_attentions(model: ImageClassifier) -> tuple[list[Candidate], list[Refu
         except LeanformerError as error:
             refused.append(Refusal(name=title, reason=str(error)))
             continue
-        if isinstance(swap.to, Softmax):
-            times = count_cost(candidate.model, model.config.image_grid).macs / max(cost, 1)
-            if times > TOO_COSTLY:
-                refused.append(Refusal(name=title, reason=f"not run: {times:.0f} times the multiply-accumulates"))
-                continue
+        if isinstance(swap.to, Softmax) and (times := _cost_over(candidate.model, model)) > TOO_COSTLY:
+            refused.append(Refusal(name=title, reason=f"not run: {times:.0f} times the multiply-accumulates"))
+            continue
         found.append(replace(candidate, name=title, attention=True))
     return found, refused
 
@@ -203,6 +200,11 @@ def _candidate(model: ImageClassifier, asked: _Asked) -> Candidate:
         exact=all(change.exact for change in asked.changes),
         model=changed.eval(),
     )
+
+
+def _cost_over(changed: ImageClassifier, model: ImageClassifier) -> float:
+    size = model.config.image_grid
+    return count_cost(changed, size).macs / max(count_cost(model, size).macs, 1)
 
 
 def _attention(config: dict[str, Any]) -> dict[str, Any]:
