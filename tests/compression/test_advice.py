@@ -169,7 +169,8 @@ def test_the_crossing_of_whole_models_is_among_the_sizes_asked_for():
     assert found.at == pytest.approx((224 * 512) ** 0.5)
 
 
-def test_advice_says_what_pays_what_is_refused_and_is_measured_once(tmp_path):
+def test_advice_says_what_pays_what_is_refused_and_is_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("leanformer.bench.method._commit", lambda folder: None)  # another commit is another version
     timer = MadeUp(seconds={"merge_tokens:4": 0.5, "elu_linear": 2.0}, sides=(7, 8, 10, 14, 20, 28))
     given = {"image_sizes": (64, 65), "timer": timer, "folder": tmp_path}
     first = advise("deit_nano", nano, **given)
