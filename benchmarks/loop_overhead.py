@@ -30,8 +30,6 @@ from leanformer.training.state import Run
 
 CASES = {"deit_nano": (64, 32, 150), "swiftformer_nano": (224, 16, 60), "slab_deit_tiny": (224, 8, 30)}
 """Image size, batch size and steps for each model; those of the first one are short, so that it shows the most."""
-SHOWN = ("device", "cpu", "cores", "threads", "waiting", "system", "versions", "commit", "command", "date")
-"""What of the method the page says; the rest is in the table."""
 WARM_UP = 3
 """Steps that do not count."""
 
@@ -137,9 +135,8 @@ class Options:
             print(row(name, measure(name, image_size, batch_size, steps, self.device)), flush=True)
         print("\nRatios: ours over bare, median of the steps with its 95 % interval.")
         method = record_method(batch_size=0, image_size=0, warmup=WARM_UP, repeats=0, device=torch.device(self.device))
-        for field, text in method.rows():
-            if field in SHOWN:
-                print(f"- {field}: {text}")
+        for field, text in method.machine_rows():
+            print(f"- {field}: {text}")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,6 @@ from leanformer.zoo import find
 SIZE, BATCH_SIZE = 224, 16
 AUGMENT = Augment(scale=(0.08, 1.0), auto_augment="rand-m9-mstd0.5-inc1", erase=0.25)
 MODELS = ("deit_nano", "swin_nano", "swiftformer_nano", "pvt_v2_nano", "l2vit_nano")
-SHOWN = ("device", "cpu", "cores", "threads", "waiting", "system", "versions", "commit", "command", "date")
-"""What of the method the page says."""
 
 
 def write_images(root: Path, num_train: int, num_val: int) -> Path:
@@ -117,9 +115,8 @@ class Options:
             print(f"| {workers} | {alone:.1f} | {speed:.1f} | {100 * waited:.0f} % |", flush=True)
         print()
         method = record_method(batch_size=BATCH_SIZE, image_size=SIZE, warmup=1, repeats=self.steps)
-        for field, text in method.rows():
-            if field in SHOWN:
-                print(f"- {field}: {text}")
+        for field, text in method.machine_rows():
+            print(f"- {field}: {text}")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,13 @@ class Method:
         """Every entry as a name and a text, in order."""
         return [(field.name.replace("_", " "), _text(getattr(self, field.name))) for field in fields(self)]
 
+    def machine_rows(self) -> list[tuple[str, str]]:
+        """Where and with what it was measured, without the settings of the measurement."""
+        return [row for row in self.rows() if row[0] in MACHINE]
+
+
+MACHINE = ("device", "cpu", "cores", "threads", "waiting", "system", "versions", "commit", "command", "date")
+
 
 def record_method(
     *,

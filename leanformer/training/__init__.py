@@ -1,7 +1,7 @@
 """Training: a run as a value, and the loop that carries it out."""
 
 from leanformer.training.clipping import Clip
-from leanformer.training.config import Execution, ModelSpec, Scheduled, TrainConfig
+from leanformer.training.config import Distribution, Execution, ModelSpec, Scheduled, TrainConfig
 from leanformer.training.finish import RecalibrateBatchNorm
 from leanformer.training.groups import Groups
 from leanformer.training.guard import EarlyStopping, Guard
@@ -20,6 +20,7 @@ __all__ = [
     "Constant",
     "CoolDown",
     "Cosine",
+    "Distribution",
     "EarlyStopping",
     "Execution",
     "Groups",

@@ -230,7 +230,7 @@ def _train_epoch(run: Run, hooks: Sequence[Callback]) -> None:
         run.seconds, start = run.seconds + now - start, now
         for hook in hooks:
             hook.after_step(run, step)
-        if run.last.stop:
+        if run.last.stop or _stops_alone(run):
             run.save_checkpoint()
             raise _interrupted(run)
 
@@ -265,9 +265,14 @@ def _unless_stopped(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:
     """The batches until the run is asked to stop: what is done with them is done again when it goes on. Ranks do to the
     end what they do together."""
     for batch in batches:
-        if run.stop.requested and run.ranks.world == 1:
+        if _stops_alone(run):
             raise _interrupted(run)
         yield batch
+
+
+def _stops_alone(run: Run) -> bool:
+    """Whether to stop without asking the other ranks: there are none."""
+    return run.stop.requested and run.ranks.world == 1
 
 
 def _finish(run: Run) -> tuple[ImageClassifier, Metrics | MultiLabelMetrics]:

@@ -63,6 +63,7 @@ def test_ctrl_c_saves_the_run_and_says_how_to_go_on(run, spawn, command, undistu
     told = re.match(
         rf"leanformer: stopped after step 1 of 8, saved in {out}; go on with: (.*)", logged.splitlines()[-1]
     )
+    assert told, logged
     program, *arguments = shlex.split(told[1])
     assert [program, *arguments] == ["leanformer", *command, str(out), "--resume"]
 
