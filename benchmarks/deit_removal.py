@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/deit_removal.py
 
-All are timed in turns on one batch, with random weights, next to timm's DeiT. Removed sets and numbers of merged tokens
+All are timed in turns on one batch, with random weights, next to timm's DeiT, whose attention of several steps is that
+of the published code. Removed sets and numbers of merged tokens
 are those of "MLP Can Be A Good Transformer Learner" (https://arxiv.org/abs/2404.05657). Prints a Markdown table in a
 few minutes on one core.
 """
@@ -39,10 +40,11 @@ def variants(size: str) -> dict[str, ImageClassifier]:
     """The models by their rows; the first is what the others are compared with."""
     rows = {"plain": edited(size), "plain, merged": edited(size, MergeTokens(r=13))}
     for blocks, r in zip(SETS, MERGED[size], strict=True):
-        name, removal = "".join(map(str, blocks)), RemoveAttention(blocks=blocks)
+        name, removal, merging = "".join(map(str, blocks)), RemoveAttention(blocks=blocks), MergeTokens(r=r, start=1)
         rows[f"{name} removed"] = edited(size, removal)
-        rows[f"{name} removed, merged"] = edited(size, removal, MergeTokens(r=r, start=1))
         rows[f"{name} removed, class token tail"] = edited(size, removal, ClassTokenTail())
+        rows[f"{name} removed, merged"] = edited(size, removal, merging)
+        rows[f"{name} removed, merged, class token tail"] = edited(size, removal, merging, ClassTokenTail())
     return rows
 
 
@@ -72,10 +74,12 @@ class Options:
         torch.manual_seed(0)
         models = variants(self.size)
         macs = {name: count_cost(model, 224).macs for name, model in models.items()}
-        timms = timm.create_model(f"deit_{self.size}_patch16_224", pretrained=False)
         runners: list[Runner] = [eager_runner(name, model) for name, model in models.items()]
+        for name, fused in (("timm's plain", True), ("timm's plain, attention not fused", False)):
+            timm.layers.set_fused_attn(fused)
+            runners.append(eager_runner(name, timm.create_model(f"deit_{self.size}_patch16_224", pretrained=False)))
         settings = {"batch_size": self.batch_size, "image_size": 224, "warmup": 2, "repeats": self.repeats}
-        found = measure_interleaved([*runners, eager_runner("timm's plain", timms)], **settings, threads=self.threads)
+        found = measure_interleaved(runners, **settings, threads=self.threads)
         print("| model | MACs | ms, median (p10 to p90) | time over plain, median of the rounds (95 %) |")
         print("| --- | --- | --- | --- |")
         for timing in found:

@@ -151,6 +151,7 @@ class Meter:
         *,
         previous: ImageClassifier | None = None,
         images: LabeledImages | None = None,
+        scored: bool = True,
     ) -> Figures:
         """The figures of a state.
 
@@ -158,11 +159,12 @@ class Meter:
             edits: that made it, in their JSON form.
             previous: what it was made from; None for the original.
             images: that accuracy is measured on, in place of the meter's.
+            scored: whether it is measured.
         """
         images = self.images if images is None else images
         cost = bench.count_cost(model, self.image_size)
         metrics = None
-        if images is not None:
+        if images is not None and scored:
             metrics = evaluate_images(model, images, self.title, 64, self.workers)
         return Figures(
             name=name,

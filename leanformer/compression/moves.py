@@ -1,4 +1,5 @@
-"""What a search tries: how many attention layers and heads go, how many tokens are merged, and what costs nothing."""
+"""What a search tries: norms that fold away, how many attention layers and heads go, how many tokens are merged, and
+what costs nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -17,10 +18,24 @@ from leanformer.compression.choosing import NEEDS_DATA, Chooser
 from leanformer.compression.figures import Meter
 from leanformer.compression.steps import Amount
 from leanformer.config import to_dict
-from leanformer.edits import ClassTokenTail, DropHeads, Edit, FoldNorms, FuseLinear, MergeTokens, RemoveAttention, sites
+from leanformer.edits import (
+    ClassTokenTail,
+    DropHeads,
+    Edit,
+    FoldNorms,
+    FuseLinear,
+    MergeTokens,
+    RemoveAttention,
+    SwapNorm,
+    sites,
+)
+from leanformer.edits.norm_sites import find_norms, is_affine, is_folded
 from leanformer.edits.plans import Plan, Trial
 from leanformer.errors import EditError, LeanformerError
+from leanformer.layers.norm import Place
 from leanformer.models import ImageClassifier
+from leanformer.models.vit import ViT
+from leanformer.training.callbacks import scheduled_modules
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +67,28 @@ class Candidate:
         """What people call it."""
         return " + ".join(map(_called, self.changes)) or "exact edits alone"
 
+    @property
+    def swaps_norms(self) -> bool:
+        """Whether it has norms that know nothing of the data yet, so that it is of no use before it is trained."""
+        return any(isinstance(change, SwapNorm) for change in self.changes)
+
+    def built(self, original: ImageClassifier, exact: tuple[Edit, ...]) -> ImageClassifier:
+        """A copy of the original with the changes, and what is exact."""
+        model = copy.deepcopy(original)
+        edits.apply(model, *self.changes)
+        for norm in scheduled_modules(model).get("norm_progress", []):
+            norm.set_scheduled(0.0)  # type: ignore[operator]  # as training leaves it
+        return self.finished(model, exact)
+
+    def finished(self, model: ImageClassifier, exact: tuple[Edit, ...]) -> ImageClassifier:
+        """A model that has the changes, with every exact edit that can still be made."""
+        for edit in (FoldNorms(), *exact) if self.swaps_norms else exact:
+            try:
+                edits.apply(model, edit)
+            except EditError as error:
+                log.debug("%s", error)
+        return model.eval()
+
 
 def exact_edits(original: ImageClassifier, meter: Meter, tell: Tell) -> tuple[Edit, ...]:
     """The edits that keep the outputs, can be applied to the original, and do not make it slower."""
@@ -72,11 +109,28 @@ def exact_edits(original: ImageClassifier, meter: Meter, tell: Tell) -> tuple[Ed
     return tuple(kept)
 
 
-def candidates(model: ImageClassifier, chooser: Chooser, tell: Tell) -> Iterator[Candidate]:
-    """All combinations that the model takes; the first changes nothing but what is exact."""
-    heads, removals, merges = _head_drops(model, chooser, tell), _removals(model, chooser, tell), _merges(model)
-    for drop, removal, merge in product(heads, removals, merges):
-        changes = tuple(change for change in (drop, removal, merge) if change is not None)
+def candidates(
+    model: ImageClassifier, chooser: Chooser, tell: Tell, *, trainable: bool, slower: Callable[[Candidate], bool]
+) -> Iterator[Candidate]:
+    """All combinations that the model takes; the first changes nothing but what is exact.
+
+    Args:
+        trainable: whether what has to be trained is wanted.
+        slower: whether a candidate slows the model; what does alone is in no combination.
+    """
+    parts: list[tuple[Edit | None, ...]] = []
+    for found in (
+        _norm_swaps(model) if trainable else [],
+        _head_drops(model, chooser, tell),
+        _removals(model, chooser, tell),
+        _merges(model),
+    ):
+        losing = [change for change in found if slower(Candidate((change,)))]
+        if losing:
+            tell(f"left out, as each of them alone makes the model slower: {', '.join(map(_called, losing))}")
+        parts.append((None, *(change for change in found if change not in losing)))
+    for combination in product(*parts):
+        changes = tuple(change for change in combination if change is not None)
         if _fits(model, changes):
             yield Candidate(changes)
 
@@ -91,18 +145,28 @@ def _fits(model: ImageClassifier, changes: tuple[Edit, ...]) -> bool:
     return True
 
 
-def _removals(model: ImageClassifier, chooser: Chooser, tell: Tell) -> list[RemoveAttention | None]:
-    """Nested sets of layers, as a greedy plan adds one after another."""
+def _norm_swaps(model: ImageClassifier) -> list[SwapNorm]:
+    """Norms that fold away, in the places of those that do not."""
+    lasting = [item for item in find_norms(model) if not is_affine(item.norm) and not is_folded(item.norm)]
+    places: list[Place] = [item.site.place for item in lasting if item.site.place is not None]
+    where: tuple[Place, ...] = tuple(dict.fromkeys(places))
+    swaps = [SwapNorm(where=where)] if where else []
+    return [swap for swap in swaps if _fits(model, (swap,))]
+
+
+def _removals(model: ImageClassifier, chooser: Chooser, tell: Tell) -> list[RemoveAttention]:
+    """Nested sets of layers, as a greedy plan adds one after another; a class token keeps one, to see the image."""
     try:
         plan = chooser.choose(model, Amount(kind="remove_attention", share=1.0))
     except EditError as error:
         tell(str(error))
-        return [None]
+        return []
     order = nested_order(plan)
     tell(f"attention layers in the order in which they may go: {', '.join(order)}")
-    step = max(1, -(-len(order) // MOST_REMOVALS))
-    sizes = sorted({*range(step, len(order) + 1, step), len(order)})
-    return [None, *(_first_of(plan.edit, order, size) for size in sizes)]
+    most = len(order) - (isinstance(model.config, ViT) and model.config.pool == "token")
+    step = max(1, -(-most // MOST_REMOVALS))
+    sizes = sorted({*range(step, most + 1, step), most} - {0})
+    return [_first_of(plan.edit, order, size) for size in sizes]
 
 
 def nested_order(plan: Plan) -> list[str]:
@@ -123,8 +187,8 @@ def _first_of(edit: Edit, order: list[str], size: int) -> RemoveAttention:
     return replace(edit, blocks=tuple(sorted(map(int, order[:size]))))
 
 
-def _head_drops(model: ImageClassifier, chooser: Chooser, tell: Tell) -> list[DropHeads | None]:
-    found: list[DropHeads | None] = [None]
+def _head_drops(model: ImageClassifier, chooser: Chooser, tell: Tell) -> list[DropHeads]:
+    found: list[DropHeads] = []
     if chooser.way not in NEEDS_DATA:
         return found
     for share in HEAD_SHARES:
@@ -138,11 +202,11 @@ def _head_drops(model: ImageClassifier, chooser: Chooser, tell: Tell) -> list[Dr
     return found
 
 
-def _merges(model: ImageClassifier) -> list[MergeTokens | None]:
+def _merges(model: ImageClassifier) -> list[MergeTokens]:
     """Merging that leaves given shares of the tokens behind the last block."""
     num_tokens = model.config.image_grid[0] * model.config.image_grid[1] // model.backbone.feature_info[-1].stride ** 2
     num_blocks = len(sites.block_sites(model))
-    found: list[MergeTokens | None] = [None]
+    found: list[MergeTokens] = []
     for share in MERGED_SHARES:
         r = round(share * num_tokens / max(num_blocks, 1))
         if r and _fits(model, (MergeTokens(r=r),)):
@@ -157,4 +221,6 @@ def _called(change: Edit) -> str:
         return f"{change.r} tokens merged a block"
     if isinstance(change, DropHeads):
         return f"{sum(len(heads) for _, heads in change.heads)} heads dropped"
+    if isinstance(change, SwapNorm):
+        return f"{type(change.to).__name__}, folded"
     return change.kind

@@ -7,27 +7,21 @@ more, on all images. All figures are kept on the disk as they come, so that a se
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leanformer import edits
 from leanformer.compression.chain import Tell, edits_of
 from leanformer.compression.choosing import Chooser
-from leanformer.compression.figures import Figures, Meter
+from leanformer.compression.figures import Figures, Latency, Meter
 from leanformer.compression.memory import Memory
 from leanformer.compression.moves import Candidate, candidates, exact_edits
 from leanformer.compression.target import Target
 from leanformer.compression.tuning import Tuning, keep_original
 from leanformer.data import LabeledImages
-from leanformer.edits import Edit
 from leanformer.errors import EditError
 from leanformer.models import ImageClassifier
-
-log = logging.getLogger(__name__)
 
 QUICK = 10
 """Rounds in which a candidate is timed at first."""
@@ -99,55 +93,54 @@ class Searcher:
         self.exact = exact_edits(self.original, self.meter, self.tell)
         self.rows = [self.first]
         fast = self._fast_enough()
-        for _, figures in self._evaluated(fast):
-            self.rows.append(figures)
+        for figures in map(self._figures, fast):
             self.tell(figures.line(self.first))
+            if figures.score is not None:
+                self.rows.append(figures)
         for model, figures in self._promising(fast):
             if (done := self._confirmed(model, figures)) is not None:
                 return done
         raise self._missed()
 
     def _built(self, candidate: Candidate) -> ImageClassifier:
-        return self._finished(copy.deepcopy(self.original), candidate.changes)
+        return candidate.built(self.original, self.exact)
 
-    def _finished(self, model: ImageClassifier, changes: Sequence[Edit]) -> ImageClassifier:
-        """The model with `changes` and every exact edit that can still be made."""
-        edits.apply(model, *changes)
-        for edit in self.exact:
-            try:
-                edits.apply(model, edit)
-            except EditError as error:
-                log.debug("%s", error)
-        return model.eval()
+    def _latency(self, candidate: Candidate) -> Latency:
+        return self.memory.latency(candidate.key, lambda: self.meter.latency(self._built(candidate), repeats=QUICK))
 
     def _fast_enough(self) -> list[Candidate]:
         """The candidates that reach the target, all of them timed."""
-        found, timed = [], 0
-        for candidate in candidates(self.original, self.chooser, self.tell):
-            latency = self.memory.latency(
-                candidate.key, lambda c=candidate: self.meter.latency(self._built(c), repeats=QUICK)
-            )
+
+        def slower(candidate: Candidate) -> bool:
+            return self._latency(candidate).over_original.verdict == "slower"
+
+        found, timed, fastest = [], 0, None
+        tried = candidates(self.original, self.chooser, self.tell, trainable=self.tuning is not None, slower=slower)
+        for candidate in tried:
+            latency = self._latency(candidate)
             timed += 1
-            self.fastest = min(getattr(self, "fastest", latency), latency, key=self.goal.target.excess)
+            fastest = min(fastest or latency, latency, key=self.goal.target.excess)
             if self.goal.target.reached(latency):
                 found.append(candidate)
+        assert fastest is not None, "the exact edits alone are a candidate"
+        self.fastest = fastest
         self.tell(f"{len(found)} of {timed} candidates reach {self.goal.target}")
         return found
 
-    def _evaluated(self, fast: Sequence[Candidate]) -> Iterator[tuple[Candidate, Figures]]:
-        for candidate in fast:
+    def _figures(self, candidate: Candidate) -> Figures:
+        """With an accuracy, if it says anything before training."""
 
-            def measure(candidate: Candidate = candidate) -> Figures:
-                model = self._built(candidate)
-                return self.meter.measure(candidate.name, model, edits_of(model))
+        def measure() -> Figures:
+            model = self._built(candidate)
+            return self.meter.measure(candidate.name, model, edits_of(model), scored=not candidate.swaps_norms)
 
-            yield candidate, self.memory.figures(candidate.key, measure)
+        return self.memory.figures(candidate.key, measure)
 
     def _promising(self, fast: Sequence[Candidate]) -> Iterator[tuple[ImageClassifier, Figures]]:
         """Models that are fast and accurate enough on some images: as they are, then trained."""
-        measured = {candidate.key: figures for candidate, figures in self._evaluated(fast)}
+        measured = {candidate.key: self._figures(candidate) for candidate in fast}
         fast = [candidate for candidate in fast if self.goal.target.reached(measured[candidate.key].latency)]
-        accurate = [c for c in fast if self.goal.kept(measured[c.key], self.first)]
+        accurate = [c for c in fast if not c.swaps_norms and self.goal.kept(measured[c.key], self.first)]
         for candidate in sorted(accurate, key=lambda c: -(measured[c.key].score or 0.0)):
             yield self._built(candidate), measured[candidate.key]
         if self.tuning is None:
@@ -162,15 +155,16 @@ class Searcher:
 
     def _promise(self, figures: Figures) -> tuple[bool, int]:
         """Candidates that are still near the original come first, then those that have the most left."""
-        assert figures.score is not None and self.first.score is not None
-        return self.first.score - figures.score > HOPELESS, -figures.macs
+        assert self.first.score is not None
+        lost = 0.0 if figures.score is None else self.first.score - figures.score
+        return lost > HOPELESS, -figures.macs
 
     def _tuned(self, candidate: Candidate) -> tuple[ImageClassifier, Figures]:
         assert self.tuning is not None
         start = keep_original(self.original, self.folder / "original")
         self.tell(f"training {candidate.name} for {self.tuning.epochs} epochs")
         out = self.folder / f"tuned-{candidate.digest}"
-        model = self._finished(self.tuning.run(start, self.original, candidate.changes, out), ())
+        model = candidate.finished(self.tuning.run(start, self.original, candidate.changes, out), self.exact)
         name = f"{candidate.name}, trained"
         return model, self.memory.figures(
             f"{candidate.key} tuned", lambda: self.meter.measure(name, model, edits_of(model))

@@ -80,7 +80,7 @@ def merge_tokens(x: Tensor, groups: Groups, sizes: Tensor | None = None) -> tupl
     share = (added / total.gather(1, into)).to(x.dtype)
     kept, moved = _rows(x, groups.kept), _rows(x, groups.moved)
     targets = _flat(into, groups.kept.shape[1])
-    mean = kept.index_add(0, targets, (moved - kept.index_select(0, targets)) * share.view(-1, 1))
+    mean = kept.index_add_(0, targets, (moved - kept.index_select(0, targets)) * share.view(-1, 1))
     return mean.unflatten(0, (x.shape[0], groups.kept.shape[1])), total
 
 

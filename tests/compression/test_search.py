@@ -106,13 +106,78 @@ def test_candidates_have_names_for_people_and_keys_for_files():
     assert one.digest == Candidate(one.changes).digest != Candidate(one.changes[:1]).digest
 
 
+def _candidates(meter, images, *, trainable=True, slower=lambda candidate: False, lines=None):
+    told = lines if lines is not None else []
+    return list(
+        moves.candidates(
+            meter.original, Chooser(images=images, count=64), told.append, trainable=trainable, slower=slower
+        )
+    )
+
+
+def test_norms_that_fold_are_tried_where_the_model_may_be_trained(meter, images):
+    swapping = [candidate for candidate in _candidates(meter, images) if candidate.swaps_norms]
+    assert len(swapping) == len(_candidates(meter, images, trainable=False))
+    assert swapping[0].name == "PRepBN, folded"
+    lean = swapping[0].built(meter.original, ())
+    assert [edit.kind for edit in lean.edits] == ["swap_norm", "fold_norms"]
+    assert not any(isinstance(module, torch.nn.LayerNorm) for module in lean.modules())
+    assert any(isinstance(module, torch.nn.LayerNorm) for module in meter.original.modules())
+
+
+def test_a_class_token_keeps_an_attention_that_shows_it_the_image(meter, images):
+    removed = [
+        change.blocks
+        for candidate in _candidates(meter, images)
+        for change in candidate.changes
+        if isinstance(change, RemoveAttention)
+    ]
+    assert max(map(len, removed)) == 3
+
+
+def test_what_slows_the_model_alone_is_in_no_combination(meter, images):
+    lines: list[str] = []
+
+    def slower(candidate):
+        return isinstance(candidate.changes[0], MergeTokens)
+
+    tried = _candidates(meter, images, slower=slower, lines=lines)
+    assert tried and not any(isinstance(change, MergeTokens) for candidate in tried for change in candidate.changes)
+    assert any("each of them alone makes the model slower: " in line and "tokens merged" in line for line in lines)
+
+
 @pytest.mark.slow
-def test_a_candidate_that_lost_too_much_is_trained_with_its_attention_fading(vit, folder, tmp_path):
+def test_norms_are_swapped_trained_and_folded(folder, tmp_path, monkeypatch):
     from leanformer.data import open_data
     from leanformer.data.part import some_of
 
     from .conftest import CountingMeter
 
+    monkeypatch.setattr(moves, "HEAD_SHARES", ())
+    monkeypatch.setattr(moves, "MERGED_SHARES", ())
+    monkeypatch.setattr(Candidate, "swaps_norms", property(lambda self: True))  # no other is evaluated untrained
+    start = leanformer.build("deit_nano", image_size=28, patch_size=7, depth=2, dim=32, num_heads=2, num_classes=10)
+    train, val = (open_data("garments", side) for side in ("train", "val"))
+    start.set_classes(train.classes)
+    meter = CountingMeter(start.eval(), some_of(val, 200), "garments", repeats=2)
+    tuning = Tuning(data="garments", options=DataOptions(), augment=None, epochs=1)
+    found = _searcher(meter, val, folder, target="0.999x", max_drop=-5.0, tuning=tuning, tuned=3).run()
+    assert found.best.name == "PRepBN, folded, trained, all images"
+    assert not any(isinstance(module, torch.nn.LayerNorm) for module in found.model.modules())
+    runs.save(found.model, tmp_path / "lean")
+    again = leanformer.load(tmp_path / "lean")
+    assert meter.measure("again", again, images=val).score == found.best.score
+
+
+@pytest.mark.slow
+def test_a_candidate_that_lost_too_much_is_trained_with_its_attention_fading(vit, folder, tmp_path, monkeypatch):
+    from leanformer.data import open_data
+    from leanformer.data.part import some_of
+
+    from .conftest import CountingMeter
+
+    monkeypatch.setattr(moves, "HEAD_SHARES", ())
+    monkeypatch.setattr(moves, "MERGED_SHARES", ())
     start = leanformer.build("deit_nano", image_size=28, patch_size=7, depth=4, dim=32, num_heads=2, num_classes=10)
     train, val = (open_data("garments", side) for side in ("train", "val"))
     start.set_classes(train.classes)
@@ -126,4 +191,4 @@ def test_a_candidate_that_lost_too_much_is_trained_with_its_attention_fading(vit
     assert found.best.score is not None and found.rows[0].score is not None
     assert found.best.score > found.rows[0].score + 0.2
     runs.save(found.model, tmp_path / "lean")
-    assert meter.measure("again", leanformer.load(tmp_path / "lean"), images=val).score == found.best.score
+    assert meter.measure("again", leanformer.load(tmp_path / "lean"), images=train).score == found.best.score
