@@ -50,8 +50,16 @@ def open_pair(train: Path, val: Path, split: Split, options: DataOptions) -> Sto
 
 def open_mapped(root: Path, split: Split, options: DataOptions) -> StoredImages:
     """The side `split` of `train.zip` with `train_map.txt` (lines `name<TAB>label`), and the same for `val`; without
-    the latter it is divided by a hash of the names."""
-    side: Split = split if (root / MAPS[split]).exists() and (root / f"{split}.zip").exists() else "train"
+    the latter it is divided by a hash of the names.
+
+    Raises:
+        DataError: if an archive, or a list of its labels, cannot be read, or one of `val` is there without the other.
+    """
+    has_val = (root / MAPS["val"]).exists()
+    if has_val != (root / "val.zip").exists():
+        found, missing = ("val.zip", MAPS["val"])[:: -1 if has_val else 1]
+        raise DataError(f"{root} holds {found}, but no {missing} to go with it; add it, or move {found} elsewhere")
+    side: Split = split if has_val else "train"
     rows = read_rows(root / MAPS[side], options)
     known = rows if side == "train" else read_rows(root / MAPS["train"], options)
     classes = classes_of((label for _, label, _ in known), root)
@@ -64,7 +72,7 @@ def open_mapped(root: Path, split: Split, options: DataOptions) -> StoredImages:
     labels, several = numbered([label for _, label, _ in rows], classes, str(root / MAPS[side]))
     keys = _folders_of([(path, label) for path, label, _ in known], classes.names)
     chosen = np.arange(len(rows))
-    if side != split or not (root / MAPS["val"]).exists():
+    if not has_val:
         chosen = divide([path for path, _, _ in rows], labels, split, options.val_share)
     if several is not None:
         raise DataError(f"{root / MAPS[side]} gives several labels to an image; a map gives one")

@@ -111,6 +111,18 @@ def test_the_published_zip_with_a_map_of_its_labels_is_read(tmp_path):
         open_data(tmp_path, "val")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("found, missing", [("val.zip", "val_map.txt"), ("val_map.txt", "val.zip")])
+def test_half_of_a_validation_side_is_refused_and_not_mixed_with_the_training_side(tmp_path, split, found, missing):
+    zip_of(tmp_path / "train.zip", {f"{n}.png": png(n) for n in range(6)})
+    (tmp_path / "train_map.txt").write_text("".join(f"{n}.png\t{n % 2}\n" for n in range(6)))
+    both = {open_data(tmp_path, side).name(0) for side in ("train", "val")}
+    assert len(both) == 2
+    (tmp_path / found).write_bytes(b"")
+    with pytest.raises(DataError, match=f"holds {found}, but no {missing} to go with it"):
+        open_data(tmp_path, split)
+
+
 def test_shards_are_labeled_by_the_members_beside_the_images(tmp_path):
     for number in range(3):
         shard(tmp_path / f"train-{number:06d}.tar", 6 * number)
