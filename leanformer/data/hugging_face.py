@@ -15,7 +15,7 @@ from leanformer.data.labeled import LabeledImages
 from leanformer.data.options import DataOptions
 from leanformer.data.preprocess import open_image
 from leanformer.data.stored import LabelSets, StoredImages
-from leanformer.errors import DataError, require
+from leanformer.errors import DataError, require, suggestion
 
 HUGGING_FACE = "hf:"
 
@@ -139,13 +139,27 @@ def numbered_labels(
     kind: Any, column: str, values: list[Any], known: Callable[[], list[Any]]
 ) -> tuple[np.ndarray, LabelSets | None, tuple[str, ...]]:
     """The number of the class in each of `values`, the sets of them where an image may have several, and the classes:
-    those that the column's `kind` names, or all that occur in the `known` values, sorted."""
+    those that the column's `kind` names, or all that occur in the `known` values, sorted.
+
+    Raises:
+        DataError: for an image without a label, or of a class that no training image has.
+    """
     inner = getattr(kind, "feature", None)
     names = getattr(inner or kind, "names", None)
+    empty = next((row for row, value in enumerate(values) if None in _items(value)), None)
+    if empty is not None:
+        raise DataError(
+            f"column {column!r} has no label in row {empty}; choose a labeled split, or leave such rows out"
+        )
     if names is None:
-        found = {item for value in known() for item in (value if isinstance(value, list) else [value])}
-        ordered = sorted(found)
+        ordered = sorted({item for value in known() for item in _items(value) if item is not None})
         names, numbers = [str(item) for item in ordered], {item: n for n, item in enumerate(ordered)}
+        new = next((item for value in values for item in _items(value) if item not in numbers), None)
+        if new is not None:
+            raise DataError(
+                f"column {column!r} has the class {new!r}, which no training image has{suggestion(str(new), names)}; "
+                "every class to validate on has to be trained on"
+            )
         values = [[numbers[i] for i in v] if isinstance(v, list) else numbers[v] for v in values]
     if values and isinstance(values[0], list):
         several = LabelSets(values, len(names))
@@ -154,3 +168,8 @@ def numbered_labels(
     if len(labels) and labels.min() < 0:
         raise DataError(f"column {column!r} holds {labels.min()} for images without a label; choose a labeled split")
     return labels, None, tuple(names)
+
+
+def _items(value: Any) -> list[Any]:
+    """The labels of an image: those of a list, or the one."""
+    return value if isinstance(value, list) else [value]

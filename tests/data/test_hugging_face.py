@@ -98,3 +98,22 @@ def test_a_set_that_cannot_be_read_says_why(tmp_path):
     table(3, lambda n: -1).save_to_disk(tmp_path / "unlabeled")
     with pytest.raises(DataError, match="holds -1 for images without a label"):
         open_data(tmp_path / "unlabeled", "train")
+
+
+@pytest.mark.extras
+def test_an_image_without_a_label_or_of_a_class_never_trained_on_is_named(tmp_path):
+    datasets = pytest.importorskip("datasets")
+
+    def side(*labels):
+        rows = {"image": [{"bytes": png(n), "path": None} for n in range(len(labels))], "label": list(labels)}
+        kinds = {"image": datasets.Image(), "label": datasets.Value("string")}
+        return datasets.Dataset.from_dict(rows, datasets.Features(kinds))
+
+    datasets.DatasetDict(train=side("cat", "dog"), validation=side("cat", "dogs")).save_to_disk(tmp_path / "new")
+    assert open_data(tmp_path / "new", "train").classes == ("cat", "dog")
+    with pytest.raises(DataError, match=r"'label' has the class 'dogs', which no training image has; did you mean dog"):
+        open_data(tmp_path / "new", "val")
+    datasets.DatasetDict(train=side("cat", None), validation=side("cat")).save_to_disk(tmp_path / "none")
+    with pytest.raises(DataError, match="'label' has no label in row 1"):
+        open_data(tmp_path / "none", "train")
+    assert open_data(tmp_path / "none", "val").classes == ("cat",)
