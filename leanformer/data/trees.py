@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
+from leanformer.data.preprocess import printable
 from leanformer.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -59,13 +60,17 @@ class FileTree:
             with os.scandir(path) as entries:
                 return tuple(sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir()))
         except OSError as error:
-            raise DataError(f"{path} cannot be listed: {error.strerror}") from error
+            _refuse(error)
 
     def images(self, at: str) -> list[str]:
-        """Every image below a place, sorted by path."""
+        """Every image below a place, sorted by path.
+
+        Raises:
+            DataError: if a folder there cannot be listed.
+        """
         top = os.path.join(self.root, at)
         found = []
-        for parent, folders, files in os.walk(top):
+        for parent, folders, files in os.walk(top, onerror=_refuse):
             folders[:] = [name for name in folders if not name.startswith(".")]
             inside = os.path.relpath(parent, top).replace(os.sep, "/")
             prefix = "" if inside == "." else f"{inside}/"
@@ -75,6 +80,10 @@ class FileTree:
     def num_loose(self, at: str) -> int:
         """How many images lie at a place itself."""
         return sum(map(is_image, os.listdir(self.root / at)))
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"{printable(str(error.filename))} cannot be listed: {error.strerror}") from error
 
 
 class NameTree:

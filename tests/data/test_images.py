@@ -187,3 +187,19 @@ def test_names_that_are_not_utf_8_can_be_read_and_written_down(tmp_path):
     with pytest.raises(DataError) as error:
         open_image(damaged)
     str(error.value).encode("utf-8")
+
+
+def test_a_folder_inside_a_class_that_cannot_be_listed_is_named_and_not_left_out(tmp_path, monkeypatch):
+    put(tmp_path / "train" / "cat" / "1.png")
+    put(tmp_path / "train" / "cat" / "more" / "2.png")
+    put(tmp_path / "val" / "cat" / "3.png")
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError, match="more cannot be listed: Permission denied"):
+        open_data(tmp_path, "train")
