@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ def plan_halving(model: nn.Module, halved: Sequence[BlockSite]) -> Callable[[], 
         for block in stage.blocks:
             plan.pass_block(block, halved=block in blocks)
         if plan.size < 1.0:
-            plan.leave(stage, model if following is None else following.downsample)
+            plan.leave(stage, getattr(model, "head", None) if following is None else following.downsample)
     return plan.carry_out
 
 
@@ -75,12 +74,10 @@ class _Plan:
 
     def leave(self, stage: Stage, reader: nn.Module | None) -> None:
         """The tokens come back to their size in the norm behind the stage, or in what reads them next."""
-        if stage.norm is not None:
+        if stage.norm is not None and not isinstance(stage.norm, nn.Identity):
             self._read(stage.norm, (), ())
-        elif reader is not None and hasattr(reader, "head"):
-            head = cast(ClassifierHead, reader.head)
-            sites = head.norm_sites()
-            self._read(head.norm, sites[0].after if sites else head.classifiers(), ())
+        elif isinstance(reader, ClassifierHead) and (reader.norm is not None or reader.classifiers()):
+            self._read(reader.norm, reader.classifiers(), ())
         elif reader is not None and hasattr(reader, "norm_sites") and reader.norm_sites():  # type: ignore[operator]
             for site in reader.norm_sites():  # type: ignore[operator]
                 self._read_map(site)

@@ -117,7 +117,7 @@ def test_the_folded_factor_changes_no_bit(name: str) -> None:
         assert torch.equal(folded(x), model(x))
 
 
-@pytest.mark.parametrize("name", ["slab_swin_nano", "pvt_nano", "swiftformer_nano"])
+@pytest.mark.parametrize("name", ["slab_swin_nano", "pvt_nano", "pvt_v2_nano", "swiftformer_nano"])
 def test_the_factor_folds_where_norms_have_been_folded(name: str) -> None:
     """Where no norm divides it out, the layers that read the tokens do, and windows pad with less."""
     changes = {} if name == "swiftformer_nano" else {"norms": Norms(block=RepBN()), "image_size": 72}
@@ -155,6 +155,12 @@ def test_a_factor_that_cannot_be_folded_is_refused_by_the_module_and_nothing_cha
 def test_a_factor_stays_where_nothing_reads_the_tokens() -> None:
     with pytest.raises(EditError, match=r"stages\.0 \(Stage\) ends with the tokens themselves"):
         RemoveAttention(blocks=(3,), fold=True).apply(leanformer.build("deit_nano").backbone)
+    with pytest.raises(EditError, match=r"stages\.\d \(Stage\) ends with the tokens themselves"):
+        RemoveAttention(blocks=(3,), fold=True).apply(leanformer.build("pvt_nano", pool="mean", num_classes=0))
+    model = shaken("pvt_v2_nano", norms=Norms(block=RepBN()))
+    leanformer.apply(model, FoldNorms())  # the norm that its backbone ends with is a part of the classifier now
+    with pytest.raises(EditError, match=r"stages\.\d \(Stage\) ends with the tokens themselves"):
+        RemoveAttention(blocks=(len(block_sites(model)) - 1,), fold=True).apply(model.backbone)
 
 
 @every_nano
