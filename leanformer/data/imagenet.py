@@ -4,7 +4,6 @@ trained on it: ReaL, V2, A and R."""
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from leanformer.data.labeled import LabeledImages
+from leanformer.checkpoints.files import read_json
+from leanformer.data.labeled import LabeledImages, keys_of
 from leanformer.data.preprocess import printable
 from leanformer.data.stored import LabelSets, StoredImages
 from leanformer.errors import DataError
@@ -27,6 +27,7 @@ TRUTH_FILES = (
     "imagenet_2012_validation_synset_labels.txt",
     "ILSVRC2012_validation_ground_truth.txt",
 )
+NUM_CLASSES = 1000
 NUM_VAL = 50_000
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
 
@@ -84,14 +85,13 @@ def as_imagenet(data: LabeledImages) -> StoredImages:
     Raises:
         DataError: if a class is none of the 1000.
     """
-    keys = data.keys if isinstance(data, StoredImages) else data.classes
-    wnids = imagenet_classes()
-    numbers = {key: number for number, key in enumerate(wnids)} | {str(n): n for n in range(len(wnids))}
-    unknown = [key for key in keys if key not in numbers]
-    if unknown or not isinstance(data, StoredImages):
+    keys, wnids = keys_of(data), imagenet_classes()
+    numbers = imagenet_numbers(keys)
+    if numbers is None or not isinstance(data, StoredImages):
+        unknown = [key for key in keys if imagenet_numbers([key]) is None]
         shown = ", ".join(map(repr, unknown[:3])) or "one that lies in no folder or archive"
         raise DataError(f"a test set of ImageNet has classes like n01440764 or 0 to 999; found {shown}")
-    mapped = np.array([numbers[key] for key in keys], np.int64)[data.labels]
+    mapped = np.array(numbers, np.int64)[data.labels]
     return StoredImages(data.store, data.members, mapped, readable(wnids, Path()), wnids)
 
 
@@ -107,28 +107,52 @@ def with_real_labels(data: StoredImages, file: Path | None = None) -> StoredImag
     Args:
         file: its JSON file, one list of labels for each image in the order of the names; None: timm's copy.
     """
+    sets = real_labels(data, file)
+    kept = [index for index, labels in enumerate(sets) if labels]
+    several = LabelSets([sets[index] for index in kept], len(data.classes))
+    return StoredImages(data.store, data.members[kept], several.first(), data.classes, data.keys, several)
+
+
+def real_labels(data: LabeledImages, file: Path | None = None) -> list[list[int]]:
+    """The numbers of the classes that ReaL gives each of these validation images, found by its name.
+
+    Args:
+        file: as for `with_real_labels`.
+
+    Raises:
+        DataError: for an image by another name, or a file that does not hold lists.
+        CheckpointError: if the file cannot be read.
+    """
     if file is None:
         from timm.data.real_labels import RealLabelsImagenet
 
         sets = RealLabelsImagenet(range(NUM_VAL)).real_labels
         name_to_set = {Path(name).stem: labels for name, labels in sets.items()}
     else:
-        name_to_set = {f"ILSVRC2012_val_{n + 1:08d}": labels for n, labels in enumerate(json.loads(file.read_text()))}
+        lists = read_json(file)
+        if not isinstance(lists, list) or not all(isinstance(labels, list) for labels in lists):
+            raise DataError(f"{file} holds no ReaL labels: expected a list with a list of numbers for each image")
+        name_to_set = {f"ILSVRC2012_val_{n:08d}": labels for n, labels in enumerate(lists, 1)}
     stems = [Path(data.name(index)).stem for index in range(len(data))]
-    missing = [stem for stem in stems if stem not in name_to_set]
-    if missing:
-        raise DataError(
-            f"ReaL labels the images ILSVRC2012_val_00000001 to _{len(name_to_set):08d}, not {missing[0]!r}"
-        )
-    kept = [index for index, stem in enumerate(stems) if name_to_set[stem]]
-    several = LabelSets([name_to_set[stems[index]] for index in kept], len(data.classes))
-    return StoredImages(data.store, data.members[kept], several.first(), data.classes, data.keys, several)
+    missing = next((stem for stem in stems if stem not in name_to_set), None)
+    if missing is not None:
+        raise DataError(f"ReaL labels the images ILSVRC2012_val_00000001 to _{len(name_to_set):08d}, not {missing!r}")
+    return [name_to_set[stem] for stem in stems]
 
 
 def share_among(predictions: np.ndarray, indices: np.ndarray, sets: LabelSets) -> float:
     """The share of predictions that are among the labels of the images with these numbers, as ReaL counts."""
     right = [int(best) in sets[int(index)] for best, index in zip(predictions, indices, strict=True)]
     return sum(right) / len(right)
+
+
+def imagenet_numbers(keys: Sequence[str]) -> list[int] | None:
+    """The number of each class among the 1000, of which the keys are the wnids or the numbers; None if they are
+    neither."""
+    if all(key.isdecimal() and int(key) < NUM_CLASSES for key in keys):
+        return [int(key) for key in keys]
+    numbers = {wnid: number for number, wnid in enumerate(imagenet_classes())}
+    return [numbers[key] for key in keys] if all(key in numbers for key in keys) else None
 
 
 @cache

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 from PIL import Image
 
-from leanformer.data.labeled import LabeledImages, has_several
+from leanformer.data.labeled import LabeledImages, has_several, keys_of
 from leanformer.data.stored import LabelSets
 from leanformer.errors import DataError
 
@@ -21,7 +21,7 @@ class JoinedImages:
             raise DataError(f"data of {len(first.classes)} and of {len(second.classes)} classes cannot be joined")
         self.parts = (first, second)
         self.classes = first.classes
-        self.keys: tuple[str, ...] = getattr(first, "keys", first.classes)
+        self.keys = keys_of(first)
         self.labels = np.concatenate([first.labels, second.labels])
         self.several = _sets(self.parts) if any(map(has_several, self.parts)) else None
 

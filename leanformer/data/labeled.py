@@ -41,6 +41,11 @@ def has_several(data: LabeledImages) -> bool:
     return getattr(data, "several", None) is not None
 
 
+def keys_of(data: LabeledImages) -> tuple[str, ...]:
+    """What the classes are called where the data lies, such as the folder n01440764."""
+    return getattr(data, "keys", data.classes)
+
+
 class ArrayImages:
     """Images of one size held as a uint8 array, (N, H, W) for grey or (N, H, W, 3): loaders have a fast path for
     them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from leanformer.data.labeled import ArrayImages, LabeledImages, has_several
+from leanformer.data.labeled import ArrayImages, LabeledImages, has_several, keys_of
 from leanformer.data.randomness import generator
 from leanformer.data.sampling import subset
 from leanformer.data.stored import LabelSets
@@ -17,7 +17,7 @@ class PartOfImages:
     def __init__(self, data: LabeledImages, indices: np.ndarray) -> None:
         self.data, self.indices = data, indices
         self.classes = data.classes
-        self.keys: tuple[str, ...] = getattr(data, "keys", data.classes)
+        self.keys = keys_of(data)
         self.labels = data.labels[indices]
         several = getattr(data, "several", None)
         self.several = None if several is None else LabelSets((several[int(i)] for i in indices), len(data.classes))

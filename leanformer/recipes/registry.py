@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from leanformer import edits
 from leanformer.config import replace_at
-from leanformer.data.imagenet import KAGGLE, WNID
+from leanformer.data.imagenet import KAGGLE, NUM_CLASSES, WNID
 from leanformer.errors import ConfigError, suggestion
 from leanformer.models import ImageClassifier
 from leanformer.recipes.dilution import with_removal
@@ -30,9 +30,6 @@ from leanformer.zoo.resolve import find_config, kind_of
 log = logging.getLogger(__name__)
 
 Recipe = Callable[[Path], TrainConfig]
-
-NUM_CLASSES = 1000
-"""Of ImageNet-1k."""
 
 _RECIPES: dict[str, Recipe] = {}
 

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from leanformer.data import LabeledImages
-from leanformer.data.imagenet import with_real_labels
-from leanformer.data.stored import StoredImages
+from leanformer.data.imagenet import NUM_CLASSES, imagenet_numbers, real_labels
+from leanformer.data.labeled import keys_of
 from leanformer.data.views import Views, averaged
 from leanformer.errors import DataError
 from leanformer.tasks.classify import Metrics
-
-NUM_IMAGENET = 1000
 
 
 class AmongClasses(nn.Module):
@@ -72,13 +70,10 @@ def find_columns(
     """
     if outputs is not None:
         return _by_name(outputs, images.classes, title)
-    keys: tuple[str, ...] = getattr(images, "keys", images.classes)
-    if num_outputs in (None, NUM_IMAGENET):
-        if all(key.isdecimal() and int(key) < NUM_IMAGENET for key in keys):
-            return [int(key) for key in keys]
-        numbers = _imagenet_numbers()
-        if all(key in numbers for key in keys):
-            return [numbers[key] for key in keys]
+    keys = keys_of(images)
+    numbers = imagenet_numbers(keys) if num_outputs in (None, NUM_CLASSES) else None
+    if numbers is not None:
+        return numbers
     if num_outputs not in (None, len(keys)):
         raise DataError(
             f"{title} has {len(keys)} classes and the model {num_outputs} outputs without names; name the folders of a "
@@ -98,12 +93,6 @@ def _by_name(outputs: Sequence[str], classes: Sequence[str], title: str) -> list
     return [places[name] for name in classes]
 
 
-def _imagenet_numbers() -> dict[str, int]:
-    from timm.data.imagenet_info import ImageNetInfo
-
-    return {wnid: number for number, wnid in enumerate(ImageNetInfo().label_names())}
-
-
 def measure_real(metrics: Metrics, images: LabeledImages, file: Path | None = None) -> float:
     """The share of the predictions that are among the ReaL labels of their images, those without any left out.
 
@@ -112,15 +101,20 @@ def measure_real(metrics: Metrics, images: LabeledImages, file: Path | None = No
         file: the labels, one list for each image in the order of the names; None: timm's copy.
 
     Raises:
-        DataError: if the images are others.
+        DataError: if the images are others, or their classes are none of ImageNet.
+        CheckpointError: if the file cannot be read.
     """
-    if not isinstance(images, StoredImages):
-        raise DataError("ReaL labels are those of ImageNet's validation images, which lie in a folder or an archive")
-    real = with_real_labels(images, file)
-    assert real.several is not None
-    places = {member: place for place, member in enumerate(real.members.tolist())}
-    found = zip(images.members[metrics.indices.numpy()].tolist(), metrics.predictions.tolist(), strict=True)
-    right = [best in real.several[places[member]] for member, best in found if member in places]
+    keys = keys_of(images)
+    numbers = imagenet_numbers(keys)
+    if numbers is None:
+        other = next(key for key in keys if imagenet_numbers([key]) is None)
+        raise DataError(
+            f"ReaL labels are numbers of ImageNet's classes, and {other!r} is none of them; name the folders n01440764 "
+            "and so on, or 0 to 999"
+        )
+    real = real_labels(images, file)
+    found = zip(metrics.indices.tolist(), metrics.predictions.tolist(), strict=True)
+    right = [numbers[best] in real[index] for index, best in found if real[index]]
     if not right:
         raise DataError("none of the images has a ReaL label")
     return sum(right) / len(right)

@@ -8,6 +8,8 @@ import shutil
 
 import pytest
 
+from leanformer.checkpoints import runs
+
 CLASSES = ["blue triangle", "green square", "red circle"]
 
 
@@ -69,19 +71,26 @@ def test_a_device_that_is_not_there_is_refused(refused, trained, photos, monkeyp
 
 
 def test_with_several_labels_any_of_them_is_right(run, refused, trained, photos, tmp_path):
+    folders = dict(zip(CLASSES, ("n01440764", "n01443537", "n01484850"), strict=True))
+    model = runs.load(trained.out)
+    model.set_classes(("tench", "goldfish", "great white shark"))
+    runs.save(model, tmp_path / "model")
     sources = sorted((photos / "val").rglob("*.*"))
     for number, source in enumerate(sources, start=1):
-        copy = tmp_path / "val" / source.parent.name / f"ILSVRC2012_val_{number:08d}{source.suffix}"
+        copy = tmp_path / "val" / folders[source.parent.name] / f"ILSVRC2012_val_{number:08d}{source.suffix}"
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(source.read_bytes())
     file = tmp_path / "real.json"
     file.write_text(json.dumps([[]] + [[0, 1, 2]] * (len(sources) - 1)))
-    outcome = run("evaluate", trained.out, "--data", tmp_path, "--real", file)
+    command = ("evaluate", tmp_path / "model", "--data", tmp_path / "val", "--split", "all", "--real")
+    outcome = run(*command, file)
     assert outcome.out.endswith("* ReaL Acc@1 100.000\n"), outcome
-    found = json.loads(run("evaluate", trained.out, "--data", tmp_path, "--real", file, "--json").out)
+    found = json.loads(run(*command, file, "--json").out)
     assert (found["real_top1"], found["count"]) == (1.0, len(sources)) and found["top1"] < 1
+    missing = run(*command, tmp_path / "real.txt")
+    assert missing.status == 2 and "real.txt; did you mean real.json?" in missing.err
     message = refused("evaluate", trained.out, "--data", photos, "--real", file)
-    assert "ReaL labels the images ILSVRC2012_val_00000001 to" in message
+    assert "ReaL labels are numbers of ImageNet's classes, and 'blue triangle' is none of them" in message
 
 
 @pytest.mark.extras

@@ -6,10 +6,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from leanformer.data import ArrayImages
+from leanformer.data import ArrayImages, EvalBatches
 from leanformer.data.joined import JoinedImages
 from leanformer.errors import DataError
-from leanformer.tasks.matching import AmongClasses, InWholeBatches, find_columns
+from leanformer.models import Preprocess
+from leanformer.tasks import Classification
+from leanformer.tasks.matching import AmongClasses, InWholeBatches, find_columns, measure_real
 
 
 def images_of(*classes, count=2, shade=0):
@@ -65,3 +67,30 @@ def test_both_sides_of_a_data_set_are_one():
     assert isinstance(joined.image(5), Image.Image) and joined.name(4) == "some[0]"
     with pytest.raises(DataError, match="of 2 and of 1 classes"):
         JoinedImages(images_of("a", "b"), images_of("a"))
+
+
+class Validation(ArrayImages):
+    def name(self, index):
+        return f"val/ILSVRC2012_val_{index + 1:08d}.JPEG"
+
+
+@pytest.mark.parametrize("classes", [("n01484850", "n01443537"), ("2", "1")], ids=["wnids", "numbers"])
+def test_real_labels_count_imagenets_classes_and_not_those_of_the_data(classes, tmp_path):
+    file = tmp_path / "real.json"
+    file.write_text("[[2], [0, 1], [], [0]]")
+    images = Validation(np.full((4, 4, 4), 50, np.uint8), np.array([0, 1, 0, 1]), classes, "some")
+
+    class Second(nn.Module):
+        def forward(self, images):
+            return torch.tensor([[0.0, 1.0]]).expand(len(images), 2)
+
+    batches = EvalBatches(images, Preprocess(image_size=(4, 4)), 4)
+    metrics = Classification().evaluate(Second(), batches)
+    assert measure_real(metrics, images, file) == 1 / 3  # the answer is always ImageNet's class 1
+    images.classes = ("great white shark", "goldfish")
+    with pytest.raises(DataError, match="and 'great white shark' is none of them; name the folders n01440764"):
+        measure_real(metrics, images, file)
+    images.classes = classes
+    file.write_text('{"1": [0]}')
+    with pytest.raises(DataError, match="real.json holds no ReaL labels"):
+        measure_real(metrics, images, file)
