@@ -174,6 +174,10 @@ class TrainConfig:
         last = self.batch_norm_phase
         _check(self, "batch_norm_phase", last is None or last.epochs <= self.epochs, f"of at most {self.epochs} epochs")
         _check(self, "ema", self.ema is None or 0 < self.ema < 1, "between 0 and 1, or None")
+        if self.early_stopping is not None and self.evaluate_every == 0:
+            raise ConfigError(
+                "early_stopping counts evaluations, and evaluate_every=0 leaves none; evaluate every epoch"
+            )
         names = [scheduled.what for scheduled in self.schedules] + ["lr"]
         twice = sorted({name for name in names if names.count(name) > 1})
         if self.execution.compile and "drop_path" in names:

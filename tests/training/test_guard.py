@@ -72,6 +72,11 @@ def test_a_run_that_gets_no_better_ends_early_and_stays_ended(plain_config, nano
     assert fit(config, data=nano_data, resume=True).steps == result.steps
 
 
+def test_early_stopping_without_evaluations_is_refused(plain_config):
+    with pytest.raises(ConfigError, match="early_stopping counts evaluations, and evaluate_every=0 leaves none"):
+        replace(plain_config, evaluate_every=0, early_stopping=EarlyStopping(patience=3))
+
+
 def test_while_a_technique_is_on_its_way_no_evaluation_counts(nano_config, nano_data):
     until_epoch_4 = Scheduled(what="norm_progress", schedule=Linear(start=1.0, end=0.0, until=0.4))
     config = replace(nano_config, epochs=10, schedules=(until_epoch_4,), finish=(), ema=None)
