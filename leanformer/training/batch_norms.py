@@ -1,4 +1,5 @@
-"""Batch norms over several ranks: statistics of all images together, or each rank's own, averaged afterwards."""
+"""Batch norms while they train: which of them rest, and over several ranks statistics of all images together, or each
+rank's own, averaged afterwards."""
 
 from __future__ import annotations
 
@@ -14,6 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from leanformer.layers.norm import TokenBatchNorm
 from leanformer.training.distributed import Ranks
+
+
+def moving_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that follow the images in training: those whose weights are frozen hold their statistics too."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return [
+        norm for norm in norms if not (parameters := [*norm.parameters()]) or any(p.requires_grad for p in parameters)
+    ]
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from leanformer.config import register_config
 from leanformer.errors import ConfigError
+from leanformer.training.batch_norms import moving_norms
 from leanformer.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ class TrainBatchNorms(Callback):
 
     def __init__(self, phase: BatchNormPhase) -> None:
         self.phase = phase
+        self.norms: list[_BatchNorm] = []
         self.frozen: list[nn.Parameter] = []
+
+    def on_start(self, run: Run) -> None:
+        """Note the batch norms that are not frozen anyway, before all the rest is."""
+        self.norms = moving_norms(run.model)
 
     def on_step(self, run: Run, step: int) -> None:
         """Set modes and what is trained; each epoch begins in training mode."""
@@ -44,10 +50,9 @@ class TrainBatchNorms(Callback):
             return
         run.model.eval()
         kept: set[nn.Parameter] = set()
-        for module in run.model.modules():
-            if isinstance(module, _BatchNorm):
-                module.train()
-                kept |= set(module.parameters()) if self.phase.affine else set()
+        for norm in self.norms:
+            norm.train()
+            kept |= set(norm.parameters()) if self.phase.affine else set()
         for parameter in run.model.parameters():
             if parameter.requires_grad and parameter not in kept:
                 parameter.requires_grad_(False)

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from leanformer.data import Batch
 from leanformer.data.mixing import mix
+from leanformer.training.batch_norms import moving_norms
 from leanformer.training.clipping import Clip
 from leanformer.training.guard import Diverged
 from leanformer.training.parallel import whole
@@ -27,9 +28,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 def train_mode(model: nn.Module) -> None:
     """Put a model into training mode, but for the batch norms whose weights are frozen: they hold their statistics."""
     model.train()
+    moving = set(moving_norms(model))
     for module in model.modules():
-        parameters = list(module.parameters())
-        if isinstance(module, _BatchNorm) and parameters and not any(p.requires_grad for p in parameters):
+        if isinstance(module, _BatchNorm) and module not in moving:
             module.eval()
 
 

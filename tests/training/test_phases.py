@@ -62,6 +62,24 @@ def test_frozen_parameters_and_the_statistics_under_them_rest(nano_config, nano_
     assert not torch.equal(model.head.linear.weight, watch.seen[0]["head.linear.weight"])
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_in_the_last_phase_frozen_batch_norms_go_on_resting(affine, nano_config, nano_data):
+    config = replace(
+        nano_config,
+        model=replace(nano_config.model, freeze=("backbone.stages.0.blocks.0.*",)),
+        schedules=(TO_REP_BN,),
+        finish=(),
+        ema=None,
+        batch_norm_phase=BatchNormPhase(epochs=2, affine=affine),
+    )
+    watch = Watch(snapshot)
+    model = fit(config, data=nano_data, callbacks=[watch]).model
+    norms = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm1d)}
+    before, after = watch.seen[0], model.state_dict()
+    moved = {name for name in norms if not torch.equal(after[f"{name}.running_mean"], before[f"{name}.running_mean"])}
+    assert moved == {name for name in norms if "blocks.0." not in name} != norms
+
+
 def test_freezing_what_is_not_there_is_an_error(nano_config, nano_data):
     with pytest.raises(ConfigError, match=r"freeze: no parameter of the model fits 'stem"):
         fit(replace(nano_config, model=replace(nano_config.model, freeze=("stem.*",))), data=nano_data)
