@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,6 +18,7 @@ from leanformer.checkpoints import files, runs
 from leanformer.config import from_dict
 from leanformer.data import EvalBatches, LabeledImages, TrainBatches, open_data
 from leanformer.data.mixing import mix
+from leanformer.edits.norm_sites import find_norms, is_affine
 from leanformer.errors import ConfigError, DataError
 from leanformer.models import ImageClassifier, Preprocess
 from leanformer.tasks import Calibration, Classification, Metrics, MultiLabelMetrics, format_line, measure_calibration
@@ -114,7 +116,7 @@ def gather_run_page(
         skipped=skipped,
         config=list(_flat(record)),
         versions=_versions(),
-        next_commands=_next_commands(out, finished),
+        next_commands=() if model is None else _next_commands(out, model),
     )
 
 
@@ -155,7 +157,9 @@ def _summary(
         return f"The run is not finished: {done} steps are done of {config.epochs} epochs."
     images = f"{evaluation.count:,} images of {evaluation.num_classes} classes"
     score = f"{100 * evaluation.score:.2f} % {evaluation.score_name}"
-    return f"{score} on {images} after {config.epochs} epochs. {format_line(evaluation)}"
+    epochs = max((int(row["epoch"]) for row in rows if row.get("event") == "epoch"), default=config.epochs)
+    early = f" of {config.epochs}, where training stopped" if epochs < config.epochs else ""
+    return f"{score} on {images} after epoch {epochs}{early}. {format_line(evaluation)}"
 
 
 def _samples(train: LabeledImages, config: TrainConfig, model: ImageClassifier | None) -> list[Sample]:
@@ -236,13 +240,13 @@ def _versions() -> list[tuple[str, str]]:
     return found
 
 
-def _next_commands(out: Path, finished: bool) -> list[str]:
-    if not finished:
-        return []
+def _next_commands(out: Path, model: ImageClassifier) -> list[str]:
+    run, folded, exported = (shlex.quote(str(path)) for path in (out, f"{out}-folded", out / "model.onnx"))
+    folds = any(is_affine(found.norm) for found in find_norms(model))
     return [
-        f"leanformer evaluate {out} --data FOLDER --calibration",
-        f"leanformer compress {out} --edit fold_norms --out {out}-folded",
-        f"leanformer export {out} --out {out}/model.onnx",
+        f"leanformer evaluate {run} --data FOLDER --calibration",
+        *([f"leanformer compress {run} --edit fold_norms --out {folded}"] if folds else []),
+        f"leanformer export {run} --out {exported}",
     ]
 
 

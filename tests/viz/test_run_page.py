@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -11,11 +13,13 @@ import torch
 from leanformer.data.mixing import Mixing
 from leanformer.data.synthetic import write_folder
 from leanformer.errors import ConfigError
+from leanformer.layers.norm import Norms, RepBN
+from leanformer.models import ImageClassifier
 from leanformer.models.vit import ViT
 from leanformer.tasks import measure_calibration
 from leanformer.training import Linear, ModelSpec, Result, Scheduled, TrainConfig, fit
 from leanformer.viz import RunPage, render_run_page, write_run_page
-from leanformer.viz.run_page import _names
+from leanformer.viz.run_page import _names, _next_commands
 from leanformer.viz.sections import calibration, classes
 
 NASTY = "<script>alert('x')</script>"
@@ -138,6 +142,27 @@ def test_a_run_that_is_not_finished_shows_what_there_is(finished, tmp_path):
 
 def test_without_an_evaluation_the_model_is_evaluated_here(finished, page):
     assert unescape(write_run_page(finished.out).read_text()) == page
+
+
+def test_a_run_that_stopped_early_says_after_how_many_epochs(finished, tmp_path):
+    stopped = tmp_path / "stopped early"
+    shutil.copytree(finished.out, stopped)
+    lines = (finished.out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "metrics.jsonl").write_text("".join(line for line in lines if '"epoch": 2,' not in line))
+    assert " classes after epoch 2. " in write_run_page(finished.out, finished.evaluation).read_text()
+    text = unescape(write_run_page(stopped, finished.evaluation).read_text())
+    assert " classes after epoch 1 of 2, where training stopped. " in text
+    assert f"leanformer export '{stopped}' --out '{stopped}/model.onnx'" in text
+
+
+def test_the_next_commands_fold_norms_only_where_there_are_some(finished):
+    folding = [classifier_of(norms) for norms in (Norms(), Norms(block=RepBN()))]
+    found = [any("fold_norms" in line for line in _next_commands(finished.out, model)) for model in folding]
+    assert found == [False, True]
+
+
+def classifier_of(norms):
+    return ImageClassifier(replace(TINY, norms=norms, num_classes=3)).eval()
 
 
 def test_a_directory_without_a_run_is_refused_by_name(tmp_path):
