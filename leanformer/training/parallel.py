@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +110,10 @@ class Sharded(Parallel):
     def gathered(self, model: ImageClassifier) -> ImageClassifier:
         """A model of the same form with whole weights, on the device."""
         form = self._forms[model].to_empty(device=self._device)
-        whole_state = {name: whole(value) for name, value in (*model.named_parameters(), *model.named_buffers())}
+        shares = dict((*model.named_parameters(), *model.named_buffers()))
         with torch.no_grad():
             for name, mine in (*form.named_parameters(), *form.named_buffers()):
-                mine.copy_(whole_state[name])
+                mine.copy_(whole(shares[name]))
         return form.train(model.training)
 
 
@@ -138,6 +138,19 @@ def whole(tensor: Tensor) -> Tensor:
     """A tensor of which each rank may hold a share; all ranks take part."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
+
+
+def collected(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """The tensors on the rank that is to keep them, nothing on others; all ranks take part.
+
+    Those in shares are put together one after the other, in main memory: all at once they may outgrow a device.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor)
+        if keep:
+            kept[name] = value if value is tensor else value.cpu()
+    return kept
 
 
 def local(tensor: Tensor) -> Tensor:

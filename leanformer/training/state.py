@@ -21,7 +21,7 @@ from leanformer.training.directory import check_present
 from leanformer.training.distributed import Ranks
 from leanformer.training.interrupt import StopRequest
 from leanformer.training.optimizers import load_optimizer_state, optimizer_state
-from leanformer.training.parallel import Parallel, laid_out_like, whole
+from leanformer.training.parallel import Parallel, collected, laid_out_like
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Run:
         tensors = _prefixed("model", self.model.state_dict()) | _prefixed("optimizer", moments)
         if self.ema is not None:
             tensors |= _prefixed("ema", self.ema.state_dict())
-        tensors = {name: whole(value) for name, value in tensors.items()}
+        tensors = collected(tensors, keep=self.ranks.is_first)
         if not self.ranks.is_first:
             return
         check_present(self.out)

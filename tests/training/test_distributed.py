@@ -13,7 +13,7 @@ from leanformer.errors import ConfigError
 from leanformer.layers.norm import LayerNorm, Norms
 from leanformer.training import SGD, BatchNormPhase, Clip, Distribution, Execution, ModelSpec, fit
 from leanformer.training.distributed import Ranks, join_ranks
-from leanformer.training.parallel import choose_parallel
+from leanformer.training.parallel import choose_parallel, collected
 
 
 def kinds(nano_config):
@@ -171,6 +171,26 @@ def test_shares_of_every_weight_train_as_the_whole(nano_config, nano_data, launc
         for other in (here[name].out, stopped.out) if name == "folded" else (here[name].out,):
             assert losses(other) == pytest.approx(losses(tmp_path / "one" / name), rel=2e-6), name
             torch.testing.assert_close(state(other), state(tmp_path / "one" / name), rtol=0, atol=2e-5)
+
+
+class Shared:
+    """A tensor in shares, that notes when it is put together."""
+
+    def __init__(self, value, log):
+        self.value, self.log = value, log
+
+    def full_tensor(self):
+        self.log.append(self.value)
+        return torch.full((2,), self.value)
+
+
+def test_weights_in_shares_are_put_together_by_all_ranks_and_kept_by_one():
+    log = []
+    tensors = {"a": Shared(1.0, log), "b": torch.zeros(3), "c": Shared(2.0, log)}
+    kept = collected(tensors, keep=True)
+    assert (list(kept), kept["b"] is tensors["b"], kept["c"].tolist()) == (["a", "b", "c"], True, [2.0, 2.0])
+    assert collected(tensors, keep=False) == {}
+    assert log == [1.0, 2.0] * 2
 
 
 @pytest.mark.parametrize(
