@@ -19,7 +19,7 @@ from leanformer.zoo import resolve
 if TYPE_CHECKING:
     from PIL import Image
 
-    from leanformer.export import OnnxClassifier
+    from leanformer.export import ExportedClassifier
 
 __all__ = ["apply", "build", "list_models", "load", "predict", "save", "zoo"]
 
@@ -57,10 +57,11 @@ def load(
     the classifier is a new one of zeros. Both are logged.
 
     Args:
-        model: a directory that `save` or `leanformer train` wrote, an exported `.onnx` file (which gives an
-            `OnnxClassifier`: it predicts and evaluates like a model, and cannot be changed), a registered name
-            (`flatten_swin_tiny`, `flatten_swin_tiny.in1k`), a timm name (`timm/swin_tiny_patch4_window7_224.ms_in1k`)
-            or a folder with such a model from the Hugging Face Hub, or a config.
+        model: a directory that `save` or `leanformer train` wrote, an exported file (`.onnx`, `.xml`), which
+            gives an `ExportedClassifier`: it predicts and evaluates like a model, and cannot be changed; a registered
+            name (`flatten_swin_tiny`, `flatten_swin_tiny.in1k`), a timm name
+            (`timm/swin_tiny_patch4_window7_224.ms_in1k`) or a folder with such a model from the Hugging Face Hub, or a
+            config.
         weights: a published file, or its tensors under their published key names. For names and configs alone.
         ema: take the averaged copy of the weights from a file that has one.
         class_map: for each class the row of the file's classifier that becomes its own: indices, or a file with one on
@@ -78,7 +79,7 @@ def load(
     asked = [*overrides, *(name for name, given in (("ema", ema), ("class_map", class_map is not None)) if given)]
     kind = resolve.kind_of(model, with_weights=weights is not None)
     if kind == "exported":
-        return _open_onnx(model, weights, asked)  # type: ignore[return-value]
+        return _open_exported(model, weights, asked)  # type: ignore[return-value]
     if weights is not None and kind in ("folder", "hub_folder"):
         raise ConfigError(f"{model} is a run directory with weights of its own; give a model's name with others")
     if kind == "folder":
@@ -116,7 +117,7 @@ def save(model: ImageClassifier, directory: str | Path) -> None:
 
 
 def predict(
-    model: ImageClassifier | OnnxClassifier | str | Path,
+    model: ImageClassifier | ExportedClassifier | str | Path,
     image: str | Path | Image.Image,
     top: int | None = None,
     threshold: float | None = None,
@@ -155,10 +156,10 @@ def predict(
     return [(names[index], p) for p, index in found if p >= (least if threshold is None else threshold)]
 
 
-def _open_onnx(model: str | Path, weights: object, asked: Sequence[str]) -> OnnxClassifier:
-    from leanformer.export import OnnxClassifier
+def _open_exported(model: str | Path, weights: object, asked: Sequence[str]) -> ExportedClassifier:
+    from leanformer.export import open_exported
 
     if weights is not None or asked:
         named = ", ".join(asked) or "--weights"
         raise ConfigError(f"{model} is an exported file with weights and a shape of its own; leave out {named}")
-    return OnnxClassifier(model)
+    return open_exported(model)

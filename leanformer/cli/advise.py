@@ -67,7 +67,7 @@ class Advise:
         return 0
 
     def _check(self) -> None:
-        from leanformer.compression.advice.turns import FEWEST_ROUNDS
+        from leanformer.compression.figures import FEWEST_ROUNDS
         from leanformer.errors import ConfigError
 
         if not self.batch_sizes:

@@ -13,24 +13,24 @@ from leanformer.cli.common import open_trainable, optional
 
 if TYPE_CHECKING:
     from leanformer.bench import Cost, Runner
-    from leanformer.export import OnnxClassifier
+    from leanformer.export import ExportedClassifier
     from leanformer.models import ImageClassifier
 
     Measured = tuple[Runner, Cost | None]
     """What is measured, and what it costs on paper."""
 
-Form = Literal["eager", "folded", "onnx"]
+Form = Literal["eager", "folded", "onnx", "openvino"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """Measure latency, parameters and MACs of models, all interleaved in one process.
 
-    Each model is measured as it is, with its norms folded where they fold, and exported to ONNX.
+    Each model is measured as it is, with its norms folded where they fold, and exported to ONNX; `--forms` adds others.
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL ...")]
-    """Run directories, exported .onnx files, or names of models (with random weights)."""
+    """Run directories, exported files (.onnx, .xml), or names of models (with random weights)."""
     forms: tuple[Form, ...] = ("eager", "folded", "onnx")
     """The forms of each model to measure."""
     batch_size: int = 1
@@ -42,7 +42,7 @@ class Bench:
     repeats: int = 50
     """Measured rounds."""
     threads: Annotated[int | None, optional("N", "torch's")] = None
-    """Threads of torch and onnxruntime; all that torch takes by default."""
+    """Threads of torch and of the other runtimes; all that torch takes by default."""
     json: bool = False
     """Print JSON."""
     markdown: Annotated[Path | None, optional("PATH", "none")] = None
@@ -57,7 +57,7 @@ class Bench:
         if not self.models:
             raise ConfigError("no model given: leanformer bench MODEL ...")
         if not self.forms:
-            raise ConfigError("no form given: --forms eager folded onnx, or some of them")
+            raise ConfigError("no form given: --forms eager folded onnx openvino, or some of them")
         opened = [(name, self._open(name)) for name in self.models]
         sizes = {_image_size(model) for _, model in opened}
         if len(sizes) > 1:
@@ -84,26 +84,26 @@ class Bench:
             write_text(self.markdown, bench.format_markdown(rows, method))
         return 0 if all(agreement.passed for agreement in compared.agreements) else 1
 
-    def _runners(self, name: str, model: ImageClassifier | OnnxClassifier, folder: Path) -> list[Measured]:
+    def _runners(self, name: str, model: ImageClassifier | ExportedClassifier, folder: Path) -> list[Measured]:
         """The forms of one model, with their cost."""
         from leanformer import bench
         from leanformer.errors import ConfigError
-        from leanformer.export import OnnxClassifier
+        from leanformer.export import ExportedClassifier
 
-        if isinstance(model, OnnxClassifier):
+        if isinstance(model, ExportedClassifier):
             return [(bench.Runner(name=name, call=model, threads=model.threads), None)]
         found = measured_forms(model, name, self.forms, folder, self.threads or _torch_threads())
         if not found:
-            raise ConfigError(f"{name} has no norm that folds; measure it with --forms eager or onnx")
+            raise ConfigError(f"{name} has no norm that folds; measure it with --forms eager, onnx or openvino")
         return found
 
-    def _open(self, name: str) -> ImageClassifier | OnnxClassifier:
+    def _open(self, name: str) -> ImageClassifier | ExportedClassifier:
         from leanformer import api
-        from leanformer.export import OnnxClassifier
+        from leanformer.export import open_exported
         from leanformer.zoo.resolve import is_stored, kind_of
 
         if kind_of(name) == "exported":
-            return OnnxClassifier(name, threads=self.threads)
+            return open_exported(name, threads=self.threads)
         if is_stored(name):
             return open_trainable(name)
         return api.build(name, **({} if self.image_size is None else {"image_size": self.image_size})).eval()
@@ -120,7 +120,7 @@ def measured_forms(
 
     from leanformer import bench, edits
     from leanformer.errors import EditError
-    from leanformer.export import OnnxClassifier, export_onnx
+    from leanformer.export import FORMATS, export_model
 
     size = model.config.image_grid
     found: list[Measured] = []
@@ -140,19 +140,19 @@ def measured_forms(
             label = f"{name} folded"
             found.append((bench.eager_runner(label, folded, same_as=reference), bench.count_cost(folded, size)))
             reference, newest = reference or label, folded
-    if "onnx" in forms:
-        label = f"{name}{' folded' if newest is not model else ''} onnx"
-        path = folder / f"{len(list(folder.iterdir()))}.onnx"
-        export_onnx(newest, path, image_size=size)
-        call = OnnxClassifier(path, threads=threads)
+    for format in (FORMATS[form] for form in forms if form in FORMATS):
+        label = f"{name}{' folded' if newest is not model else ''} {format.name}"
+        path = folder / f"{len(list(folder.iterdir()))}{format.suffix}"
+        export_model(newest, path, image_size=size)
+        call = format.open(path, threads)
         found.append((bench.Runner(name=label, call=call, threads=threads, same_as=reference), None))
     return found
 
 
-def _image_size(model: ImageClassifier | OnnxClassifier) -> tuple[int, int]:
-    from leanformer.export import OnnxClassifier
+def _image_size(model: ImageClassifier | ExportedClassifier) -> tuple[int, int]:
+    from leanformer.export import ExportedClassifier
 
-    return model.image_size if isinstance(model, OnnxClassifier) else model.config.image_grid
+    return model.image_size if isinstance(model, ExportedClassifier) else model.config.image_grid
 
 
 def _finish_schedules(model: ImageClassifier) -> None:

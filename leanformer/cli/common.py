@@ -12,7 +12,7 @@ import tyro
 
 if TYPE_CHECKING:
     from leanformer.data import DataOptions
-    from leanformer.export import OnnxClassifier
+    from leanformer.export import ExportedClassifier
     from leanformer.models import ImageClassifier
     from leanformer.tasks import Metrics
 
@@ -27,7 +27,7 @@ def quoted(path: Path | str) -> str:
     return shlex.quote(str(path))
 
 
-def open_model(model: str, weights: Path | None = None) -> ImageClassifier | OnnxClassifier:
+def open_model(model: str, weights: Path | None = None) -> ImageClassifier | ExportedClassifier:
     """A run directory, an exported file, or a registered name with a published weight file."""
     from leanformer import api
 
@@ -47,7 +47,7 @@ def open_trainable(model: str, weights: Path | None = None) -> ImageClassifier:
     return api.load(model, weights)
 
 
-def evaluate_on(model: ImageClassifier | OnnxClassifier, data: str, batch_size: int, workers: int = 0) -> Metrics:
+def evaluate_on(model: ImageClassifier | ExportedClassifier, data: str, batch_size: int, workers: int = 0) -> Metrics:
     """The model's figures on the validation images, of one class each, of a data set whose classes the model knows."""
     from leanformer.data import open_data
     from leanformer.errors import DataError
@@ -59,7 +59,7 @@ def evaluate_on(model: ImageClassifier | OnnxClassifier, data: str, batch_size: 
     return metrics
 
 
-def options_of(name: str, model: ImageClassifier | OnnxClassifier, data: str) -> DataOptions:
+def options_of(name: str, model: ImageClassifier | ExportedClassifier, data: str) -> DataOptions:
     """How `data` is read for the model of that name: as its run did, if it is one; of other data, whether images have
     several classes."""
     from leanformer.checkpoints import files

@@ -51,7 +51,7 @@ class Compress:
     batch_size: int = 1
     """Images in each timed forward pass."""
     repeats: int = 30
-    """Timed rounds."""
+    """Timed rounds; at least 6."""
     threads: Annotated[int | None, optional("N", "torch's")] = None
     """Threads of torch while it is timed."""
     device: Literal["auto", "cpu", "cuda"] = "cpu"
@@ -91,33 +91,42 @@ class Compress:
         return self._search(meter, target, images)
 
     def _check(self) -> None:
+        from leanformer.compression.figures import FEWEST_ROUNDS
         from leanformer.errors import ConfigError
 
         if not self.edit and self.target_latency is None:
             raise ConfigError("nothing to do: add --edit fold_norms, or --target-latency 0.6x with --data")
         if self.edit and self.target_latency is not None:
             raise ConfigError("give either --edit, for these edits, or --target-latency, for a search")
-        for name in ("batch_size", "repeats", "plan_images", "subset"):
+        for name in ("batch_size", "plan_images", "subset"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.repeats < FEWEST_ROUNDS:
+            raise ConfigError(
+                f"--repeats must be at least {FEWEST_ROUNDS}, got {self.repeats}: fewer rounds tell no difference "
+                "from noise"
+            )
         if self.max_drop < 0 or self.tune_epochs < 0:
             raise ConfigError(
                 f"--max-drop and --tune-epochs must be 0 or more, got {self.max_drop} and {self.tune_epochs}"
             )
 
-    def _chooser(self, original: ImageClassifier) -> Chooser:
+    def _chooser(self, original: ImageClassifier, *, chooses: bool = True) -> Chooser:
+        """With training images, if it chooses by them."""
         from leanformer.compression import Chooser
+        from leanformer.compression.choosing import NEEDS_DATA
         from leanformer.data import open_data
 
         images = None
-        if self.data is not None:
+        if chooses and self.data is not None and self.plan in NEEDS_DATA:
             images = open_data(self.data, "train", options_of(self.model, original, self.data))
-        return Chooser(images=images, way=self.plan, count=self.plan_images, seed=self.seed)
+        return Chooser(images=images, way=self.plan, count=self.plan_images, seed=self.seed, timed=self.batch_size)
 
     def _apply(self, meter: Meter, steps: list) -> int:
         from leanformer.compression import run_chain
 
-        chain = run_chain(meter.original, steps, meter, self._chooser(meter.original), force=self.force, tell=_tell)
+        chooser = self._chooser(meter.original, chooses=any(step.needs_data for step in steps))
+        chain = run_chain(meter.original, steps, meter, chooser, force=self.force, tell=_tell)
         self._save(chain.model, chain.rows, meter, chain.kept[-1], {"plans": chain.plans})
         return 0
 

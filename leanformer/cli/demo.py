@@ -13,7 +13,7 @@ from leanformer.cli.common import optional, quoted
 
 if TYPE_CHECKING:
     from leanformer.bench import Row, Runner
-    from leanformer.export import OnnxClassifier
+    from leanformer.export import ExportedClassifier
     from leanformer.models import ImageClassifier
     from leanformer.tasks import Metrics
     from leanformer.viz import Prediction, Step
@@ -41,7 +41,7 @@ class Demo:
         """Print each step, and at the end one line with the figures; 1 if a promise is broken."""
         from leanformer import api, edits
         from leanformer.errors import ConfigError
-        from leanformer.export import OnnxClassifier, export_onnx
+        from leanformer.export import OnnxClassifier, export_model
         from leanformer.recipes import find_recipe
         from leanformer.training import fit
 
@@ -66,7 +66,7 @@ class Demo:
 
         print("3/5 export to ONNX and compare")
         file = self.out / "folded" / "model.onnx"
-        exported = export_onnx(folded, file, image_size=folded.config.image_size)
+        exported = export_model(folded, file, image_size=folded.config.image_size)
         print("\n".join(f"    {line}" for line in exported.lines()))
         runtime = OnnxClassifier(file)
         after_export = _evaluate(runtime)
@@ -82,7 +82,7 @@ class Demo:
         page = self._report(model, trained, steps, method.rows())
         figures = {
             "top1": trained.top1, "folded_max_diff": diff, "folded_changed_predictions": changed,
-            "folded_top1": after_folding.top1, "onnx_top1": after_export.top1, "onnx_norms": exported.num_norms,
+            "folded_top1": after_folding.top1, "onnx_top1": after_export.top1, "onnx_norms": exported.graph.num_norms,
         }  # fmt: skip
         print(f"\nnext: leanformer predict {quoted(self.out)} IMAGE")
         print("or:   leanformer train slab_swin_nano --data FOLDER --out runs/mine")
@@ -159,7 +159,7 @@ def _evaluate(model) -> Metrics:  # noqa: ANN001
     return metrics
 
 
-def _largest_difference(model: ImageClassifier, other: ImageClassifier | OnnxClassifier) -> float:
+def _largest_difference(model: ImageClassifier, other: ImageClassifier | ExportedClassifier) -> float:
     """Largest difference of any score on any test image."""
     import torch
 

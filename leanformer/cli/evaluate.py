@@ -15,7 +15,7 @@ from leanformer.cli.common import open_model, optional, options_of, print_json, 
 
 if TYPE_CHECKING:
     from leanformer.data import LabeledImages
-    from leanformer.export import OnnxClassifier
+    from leanformer.export import ExportedClassifier
     from leanformer.models import ImageClassifier
     from leanformer.tasks import Metrics, MultiLabelMetrics
     from leanformer.tasks.multi_label import ClassScores
@@ -33,7 +33,7 @@ class Evaluate:
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run directory, an exported .onnx file, or the name of a model with published weights or `--weights`."""
+    """A run directory, an exported file (.onnx, .xml), or the name of a model with published weights or `--weights`."""
     data: str
     """A folder of images, or `garments`."""
     split: Literal["val", "train", "all"] = "val"
@@ -80,7 +80,7 @@ class Evaluate:
         return 0
 
     def _measure(
-        self, model: ImageClassifier | OnnxClassifier, images: LabeledImages, ranks: Ranks
+        self, model: ImageClassifier | ExportedClassifier, images: LabeledImages, ranks: Ranks
     ) -> Metrics | MultiLabelMetrics:
         from leanformer.data.views import NAMED
         from leanformer.tasks import evaluate_images
@@ -91,7 +91,7 @@ class Evaluate:
         views = None if self.views is None else NAMED[self.views]
         return evaluate_images(model, images, self.data, self.batch_size, self.workers, views, ranks)
 
-    def _images(self, model: ImageClassifier | OnnxClassifier) -> LabeledImages:
+    def _images(self, model: ImageClassifier | ExportedClassifier) -> LabeledImages:
         from leanformer.data import open_data
         from leanformer.data.joined import JoinedImages
 

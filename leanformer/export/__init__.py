@@ -1,7 +1,27 @@
 """Finished models in other runtimes' formats, each file compared with the model before it is called done."""
 
-from leanformer.export.classifier import OnnxClassifier
-from leanformer.export.onnx import ExportReport, count_norm_nodes, export_onnx
+from leanformer.export.format import ExportedClassifier, Format, Graph
+from leanformer.export.normalization import NormalizingClassifier
+from leanformer.export.onnx import Onnx, OnnxClassifier
+from leanformer.export.openvino import OpenVino, OpenVinoClassifier
 from leanformer.export.verify import Verification, verify
+from leanformer.export.writing import FORMATS, SUFFIXES, ExportReport, export_model, format_of, open_exported
 
-__all__ = ["ExportReport", "OnnxClassifier", "Verification", "count_norm_nodes", "export_onnx", "verify"]
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "ExportReport",
+    "ExportedClassifier",
+    "Format",
+    "Graph",
+    "NormalizingClassifier",
+    "Onnx",
+    "OnnxClassifier",
+    "OpenVino",
+    "OpenVinoClassifier",
+    "Verification",
+    "export_model",
+    "format_of",
+    "open_exported",
+    "verify",
+]

@@ -28,6 +28,9 @@ Kind = Literal["name", "timm", "folder", "hub_folder", "exported"]
 Source = str | Path | Mapping[str, Tensor]
 """Where weights come from: a file, or tensors under their published names."""
 
+EXPORTED = frozenset({".onnx", ".xml"})
+"""Ends of the names of exported files: those of `leanformer.export.SUFFIXES`."""
+
 
 def kind_of(model: str | Path, *, with_weights: bool = False) -> Kind:
     """What `model` is.
@@ -36,7 +39,7 @@ def kind_of(model: str | Path, *, with_weights: bool = False) -> Kind:
     where there is none, unless it begins with `timm/`.
     """
     path = Path(model)
-    if path.suffix == ".onnx":
+    if path.suffix in EXPORTED:
         return "exported"
     is_timm = isinstance(model, str) and model.startswith(timm_hub.PREFIX)
     if with_weights and is_timm:

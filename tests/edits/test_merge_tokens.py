@@ -242,9 +242,9 @@ def test_merged_models_compile_into_one_graph_and_export_with_the_batch_open() -
 )
 def test_onnx_files_of_merged_models_compute_the_same_for_any_batch(edits: tuple[Edit, ...], tmp_path: object) -> None:
     pytest.importorskip("onnxruntime")
-    from leanformer.export import export_onnx
+    from leanformer.export import export_model
 
-    report = export_onnx(deit(*edits, depth=2), tmp_path / "model.onnx", image_size=64)
+    report = export_model(deit(*edits, depth=2), tmp_path / "model.onnx", image_size=64)
     assert report.dynamic_batch and report.verification.relative_diff < 1e-5
     assert report.nodes["TopK"] >= 2
 

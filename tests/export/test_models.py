@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ import leanformer.zoo  # registers the published variants
 from leanformer import edits
 from leanformer.bench import count_cost
 from leanformer.errors import ConfigError
-from leanformer.export import OnnxClassifier, export_onnx
+from leanformer.export import SUFFIXES, NormalizingClassifier, export_model, open_exported
 from leanformer.layers.attention import FocusedLinear
 from leanformer.layers.norm import ProgressiveNorm
 from leanformer.models import ImageClassifier, find
@@ -23,6 +22,9 @@ pytestmark = pytest.mark.extras
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+every_format = pytest.mark.parametrize("suffix", SUFFIXES)
 
 
 def model_with_statistics(name: str, **changes) -> ImageClassifier:
@@ -37,31 +39,33 @@ def model_with_statistics(name: str, **changes) -> ImageClassifier:
     return model.eval()
 
 
+@every_format
 @pytest.mark.parametrize(
     ("name", "changes"),
     [("deit_nano", {}), ("swin_nano", {}), ("swin_nano", {"attention": FocusedLinear(), "window_size": None})],
     ids=["deit", "swin with shifted windows", "focused attention over the map"],
 )
-def test_a_model_exports_with_its_name_configuration_and_preprocessing(tmp_path, name, changes):
+def test_a_model_exports_with_its_name_configuration_and_preprocessing(tmp_path, name, changes, suffix):
     model = model_with_statistics(name, **changes)
-    report = export_onnx(model, tmp_path / "model.onnx", image_size=model.config.image_grid)
-    exported = OnnxClassifier(tmp_path / "model.onnx")
+    report = export_model(model, tmp_path / f"model{suffix}", image_size=model.config.image_grid)
+    exported = open_exported(tmp_path / f"model{suffix}")
     assert report.verification.relative_diff < 1e-5
     assert exported.name == name and exported.preprocess == model.preprocess
     assert exported.metadata.config is not None and exported.metadata.config["num_classes"] == 7
 
 
-def test_a_folded_model_has_a_smaller_graph_without_norms_and_names_its_edit(tmp_path):
+@every_format
+def test_a_folded_model_has_a_smaller_graph_without_norms_and_names_its_edit(tmp_path, suffix):
     model = model_with_statistics("slab_swin_nano")
-    whole = export_onnx(model, tmp_path / "whole.onnx", image_size=model.config.image_grid)
+    whole = export_model(model, tmp_path / f"whole{suffix}", image_size=model.config.image_grid)
     images = torch.randn(3, 3, *model.config.image_grid)
-    expected = OnnxClassifier(tmp_path / "whole.onnx")(images)
+    expected = open_exported(tmp_path / f"whole{suffix}")(images)
 
     edits.apply(model, edits.FoldNorms())
-    folded = export_onnx(model, tmp_path / "folded.onnx", image_size=model.config.image_grid)
-    exported = OnnxClassifier(tmp_path / "folded.onnx")
-    assert folded.num_norms == 0
-    assert sum(folded.nodes.values()) < sum(whole.nodes.values())
+    folded = export_model(model, tmp_path / f"folded{suffix}", image_size=model.config.image_grid)
+    exported = open_exported(tmp_path / f"folded{suffix}")
+    assert folded.graph.num_norms == 0
+    assert sum(folded.graph.nodes.values()) < sum(whole.graph.nodes.values())
     assert [edit["kind"] for edit in exported.metadata.edits] == ["fold_norms"]
     torch.testing.assert_close(exported(images), expected, rtol=1e-4, atol=1e-5)
 
@@ -74,16 +78,38 @@ def test_folding_costs_no_parameters_and_no_multiplications():
     assert after.macs == before.macs and after.parameters < before.parameters
 
 
-def test_an_exported_file_loads_and_predicts_like_its_model(tmp_path: Path) -> None:
+@every_format
+def test_an_exported_file_loads_and_predicts_like_its_model(tmp_path, suffix):
+    path = tmp_path / f"nano{suffix}"
     model = leanformer.build("slab_swin_nano", num_classes=3).eval()
     model.set_classes(("ant", "bee", "cat"))
-    export_onnx(model, tmp_path / "nano.onnx", image_size=64)
-    loaded = leanformer.load(tmp_path / "nano.onnx")
+    export_model(model, path, image_size=64)
+    loaded = leanformer.load(path)
     images = torch.randn(3, 3, 64, 64)
     torch.testing.assert_close(loaded(images), model(images), rtol=1e-4, atol=1e-4)
     picture = Image.new("RGB", (80, 70), (200, 30, 90))
     expected = leanformer.predict(model, picture)
-    for name, probability in leanformer.predict(str(tmp_path / "nano.onnx"), picture):
+    for name, probability in leanformer.predict(str(path), picture):
         assert probability == pytest.approx(dict(expected)[name], abs=1e-4)
     with pytest.raises(ConfigError, match="exported file with weights and a shape of its own; leave out image_size"):
-        leanformer.load(tmp_path / "nano.onnx", image_size=32)
+        leanformer.load(path, image_size=32)
+
+
+def test_names_of_exported_files_are_known_where_models_are_named():
+    from leanformer.zoo.resolve import EXPORTED
+
+    assert frozenset(SUFFIXES) == EXPORTED
+
+
+@every_format
+def test_a_file_may_normalize_its_images_itself(tmp_path, suffix):
+    model = leanformer.build("deit_nano", image_size=16, patch_size=8, depth=1, num_classes=3).eval()
+    model.set_classes(("ant", "bee", "cat"))
+    path = tmp_path / f"model{suffix}"
+    export_model(NormalizingClassifier(model), path, image_size=16)
+    exported = open_exported(path)
+    assert exported.preprocess.std == (1.0, 1.0, 1.0) and exported.classes == model.classes
+    assert model.preprocess.std != (1.0, 1.0, 1.0)
+    picture = Image.new("RGB", (20, 20), (200, 30, 90))
+    expected = dict(leanformer.predict(model, picture))
+    assert dict(leanformer.predict(path, picture)) == pytest.approx(expected, abs=1e-5)
