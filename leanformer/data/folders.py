@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 Split = Literal["train", "val"]
 VAL_NAMES = ("val", "valid", "validation", "test")
 VAL_SHARE = 0.2
+REMEDY = "give a share above 0, or images to validate on"
 LAYOUT = "expected ROOT/train/<class>/*.jpg and ROOT/val/<class>/*.jpg, or ROOT/<class>/*.jpg"
 
 FlatLabels = Callable[[str, list[str], tuple[str, ...]], np.ndarray]
@@ -82,7 +83,7 @@ def _divided(tree: Tree, at: str, split: Split, val_share: float) -> Labeled:
         split,
     )
     if len(chosen) == 0 and val_share == 0:
-        raise DataError(f"{title} has no val folder, and val_share 0 leaves none of its images for val")
+        raise DataError(f"{title} has no val folder, and val_share 0 leaves none of its images for val; {REMEDY}")
     if len(chosen) == 0:
         raise DataError(
             f"{title} has one image per class, so none is left for val; add images or a val folder: {LAYOUT}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from leanformer.data import garments
-from leanformer.data.folders import Split, divide
+from leanformer.data.folders import REMEDY, Split, divide
 from leanformer.data.labeled import ArrayImages
 from leanformer.data.options import DataOptions
 from leanformer.errors import DataError
@@ -79,7 +79,7 @@ def _open_set(folder: Path, name: str, files: Files, split: Split, options: Data
         return ArrayImages(pixels, labels, classes, title)
     chosen = divide([str(number) for number in range(len(labels))], labels, split, options.val_share)
     if not len(chosen):
-        raise DataError(f"{folder} holds no t10k-images-idx3-ubyte(.gz), and val_share leaves no image for val")
+        raise DataError(f"{folder} holds no t10k-images-idx3-ubyte(.gz), and val_share leaves none for val; {REMEDY}")
     return ArrayImages(pixels[chosen], labels[chosen], classes, f"{title}/{split}")
 
 

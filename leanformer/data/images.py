@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from leanformer.data import packed
-from leanformer.data.folders import LAYOUT, VAL_NAMES, VAL_SHARE, Split, class_folders
+from leanformer.data.folders import LAYOUT, REMEDY, VAL_NAMES, VAL_SHARE, Split, class_folders
 from leanformer.data.garments import garments
 from leanformer.data.hugging_face import HUGGING_FACE, is_saved, open_hugging_face
 from leanformer.data.hugging_face_streams import open_stream
@@ -41,7 +41,11 @@ def open_data(source: str | Path, split: Split, options: DataOptions | None = No
         raise DataError(f"unknown split {split!r} of {source}; choose train or val")
     if isinstance(source, str) and source in DATASETS:
         return DATASETS[source](split)
-    data = _open(source, split, options or DataOptions())
+    options = options or DataOptions()
+    data = _open(source, split, options)
+    if split == "val" and len(data) == 0:
+        share = f"val_share {options.val_share:g}"
+        raise DataError(f"{source} has no side for validation, and {share} leaves none of its images for it; {REMEDY}")
     if split == "val":
         check_readable(data)
     return data

@@ -11,7 +11,8 @@ class DataOptions:
     """What the files of a data set do not say by themselves."""
 
     val_share: float = 0.2
-    """Share of the images that a set without a side for validation gives to it; 0 trains on all of them."""
+    """Share of the images that a set without a side for validation gives to it; 0 leaves all to training: images to
+    validate on then come from elsewhere."""
     multi_label: bool = False
     """Whether a label of a list is several classes, separated by `;` or `|`. Lists in JSON say so by themselves."""
     path_column: str | None = None

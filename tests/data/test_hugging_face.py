@@ -69,6 +69,13 @@ def test_saved_sets_and_parquet_files_are_read(tmp_path, form, monkeypatch):
 
 
 @pytest.mark.extras
+def test_a_set_that_leaves_nothing_to_validate_on_says_what_to_do(tmp_path):
+    table(4, lambda n: n % 2).save_to_disk(tmp_path / "set")
+    with pytest.raises(DataError, match="val_share 0 leaves none of its images for it; give a share"):
+        open_data(tmp_path / "set", "val", DataOptions(val_share=0.0))
+
+
+@pytest.mark.extras
 def test_damaged_rows_are_named_and_workers_change_nothing(tmp_path):
     table(9, lambda n: n % 2, broken={4}).save_to_disk(tmp_path / "set")
     data = open_data(tmp_path / "set", "train", DataOptions(val_share=0.0))

@@ -66,7 +66,7 @@ def test_a_set_without_a_side_for_validation_is_divided(folder):
     assert both == sorted(image.tobytes() for image in TRAIN)
     assert 1 <= len(val) < len(train)
     assert len(open_data(folder, "train", DataOptions(val_share=0.0))) == len(TRAIN)
-    with pytest.raises(DataError, match="leaves no image for val"):
+    with pytest.raises(DataError, match="leaves none for val; give a share"):
         open_data(folder, "val", DataOptions(val_share=0.0))
 
 
