@@ -26,6 +26,7 @@ class Chain:
     """A model on its way, and what was measured of each state."""
 
     model: ImageClassifier
+    """The original itself, where no step was kept."""
     rows: list[Figures]
     """The original, each state that was kept, and those that were refused, with a note."""
     plans: list[dict[str, Any]] = field(default_factory=list)
@@ -40,7 +41,7 @@ class Chain:
 def run_chain(
     original: ImageClassifier, steps: Sequence[Step], meter: Meter, chooser: Chooser, *, force: bool, tell: Tell
 ) -> Chain:
-    """Apply `steps` to a copy of the original, one after another.
+    """Apply `steps` one after another, each to a copy of the state before; the original stays as it is.
 
     Args:
         force: keep steps that make the model slower.
@@ -50,9 +51,9 @@ def run_chain(
         EditError: from a step that cannot be applied, or that says it is exact and is not.
         DataError: from a step that has to be chosen with images that are not there.
     """
-    _rehearse(original, steps)
+    _rehearse(original, steps, chooser)
     first = meter.measure("original", original)
-    chain = Chain(model=copy.deepcopy(original), rows=[first])
+    chain = Chain(model=original, rows=[first])
     tell(first.line())
     for step in steps:
         edit = chosen_edit(step, chain, chooser, tell)
@@ -71,11 +72,15 @@ def run_chain(
     return chain
 
 
-def _rehearse(original: ImageClassifier, steps: Sequence[Step]) -> None:
-    """Let the steps before the first that data choose refuse before anything is measured."""
+def _rehearse(original: ImageClassifier, steps: Sequence[Step], chooser: Chooser) -> None:
+    """Let the steps up to the first that data choose refuse before anything is measured, and all that lack data."""
     model = copy.deepcopy(original)
     for step in steps:
         if isinstance(step.edit, Amount):
+            chooser.check(step.edit)
+    for step in steps:
+        if isinstance(step.edit, Amount):
+            dataclasses.replace(chooser, way="first").choose(model, step.edit)  # is there as much to choose from?
             return
         edits.apply(model, step.edit)
 

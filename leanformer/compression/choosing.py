@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
+from leanformer.bench.latency import fixed_batch
 from leanformer.compression.steps import Amount
 from leanformer.data import EvalBatches, LabeledImages
 from leanformer.data.part import some_of
@@ -22,6 +22,8 @@ Way = Literal["entropy", "accuracy", "latency", "exhaustive", "random", "first"]
 every choice, nothing, or the order of the layers."""
 
 NEEDS_DATA = ("entropy", "accuracy", "exhaustive")
+GREEDY = ("entropy", "accuracy", "latency")
+"""Ways that take one layer after another, so that what they choose of few is a part of what they choose of many."""
 
 
 @dataclass(kw_only=True)
@@ -31,6 +33,7 @@ class Chooser:
     Attributes:
         images: that are measured on; None where there are no data.
         count: how many of them are used.
+        timed: images in each pass, where a plan goes by the latency.
         known: figures of the search so far, which a stopped one goes on from.
     """
 
@@ -39,12 +42,30 @@ class Chooser:
     count: int = 512
     seed: int = 0
     batch_size: int = 64
+    timed: int = 1
     known: Known = field(default_factory=dict)
     progress: Callable[[plans.Progress], None] | None = None
 
     def __post_init__(self) -> None:
         if self.way not in get_args(Way):
             raise ConfigError(f"a plan goes by {', '.join(get_args(Way))}, got {self.way!r}")
+
+    @property
+    def sees(self) -> str:
+        """What is measured with, in words that tell it from other images."""
+        return "nothing" if self.images is None else f"{self.count} of {len(self.images)} images"
+
+    def check(self, amount: Amount) -> None:
+        """Refuse what cannot be chosen without images.
+
+        Raises:
+            DataError: if the plan needs images and there are none.
+        """
+        if self.way in NEEDS_DATA and self.images is None:
+            raise DataError(
+                f"{amount.kind} is chosen with images, and none were given; add --data, name the blocks "
+                "(remove_attention:0,2,4), or take --plan first or random"
+            )
 
     def choose(self, model: ImageClassifier, amount: Amount) -> plans.Plan:
         """The plan that spends `amount` on the model, which stays as it is.
@@ -80,14 +101,9 @@ class Chooser:
         return plans.Alone() if amount.kind == "drop_heads" else plans.Greedy()  # heads are too many for greed
 
     def _score(self, model: ImageClassifier, amount: Amount) -> plans.Score | None:
-        if self.way in NEEDS_DATA and self.images is None:
-            raise DataError(
-                f"{amount.kind} is chosen with images, and none were given; add --data, name the blocks "
-                "(remove_attention:0,2,4), or take --plan first or random"
-            )
+        self.check(amount)
         if self.way == "latency":
-            grid = model.config.image_grid
-            return plans.LatencyGain(torch.randn(1, 3, *grid, generator=torch.Generator().manual_seed(0)))
+            return plans.LatencyGain(fixed_batch(self.timed, model.config.image_grid))
         if self.images is None or self.way in ("random", "first"):
             return None
         batches = EvalBatches(some_of(self.images, self.count), model.preprocess, self.batch_size)

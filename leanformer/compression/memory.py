@@ -10,9 +10,10 @@ from typing import Any
 from leanformer import bench
 from leanformer.checkpoints import files
 from leanformer.compression.figures import Figures, Latency, Meter
+from leanformer.edits.plans.search import Known
 from leanformer.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Memory:
@@ -27,13 +28,15 @@ class Memory:
     def __init__(self, path: Path, meter: Meter) -> None:
         self.path = path
         self.setting = _setting(meter)
-        self._data: dict[str, Any] = {"figures": {}, "latencies": {}}
+        self._data: dict[str, Any] = {"figures": {}, "latencies": {}, "plans": {}}
         if path.exists():
             found = files.read_json(path)
-            if not isinstance(found, dict) or not {"format", "setting", "figures", "latencies"} <= found.keys():
+            known = isinstance(found, dict) and "format" in found
+            if not known or (found["format"] == FORMAT and not {"setting", *self._data} <= found.keys()):
                 raise CheckpointError(f"{path}: not the figures of a search; remove it to start again")
             if found["format"] == FORMAT and found["setting"] == self.setting:
                 self._data = {name: found[name] for name in self._data}
+        self._planned = 0
 
     def figures(self, key: str, measure: Callable[[], Figures]) -> Figures:
         """The figures of `key`, measured if they are not known."""
@@ -50,6 +53,17 @@ class Memory:
             known[key] = asdict(measure())
             self._write()
         return Latency.from_dict(known[key])
+
+    def plans(self, key: str) -> Known:
+        """What plans have measured with the images and the way that `key` says; they add to it."""
+        return self._data["plans"].setdefault(key, {})
+
+    def keep_plans(self) -> None:
+        """Write what plans have measured, if there is more than the time before."""
+        measured = sum(len(figures) for known in self._data["plans"].values() for figures in known.values())
+        if measured != self._planned:
+            self._planned = measured
+            self._write()
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ what costs nothing."""
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ from itertools import product
 
 from leanformer import edits
 from leanformer.compression.chain import Tell, check_exact
-from leanformer.compression.choosing import NEEDS_DATA, Chooser
+from leanformer.compression.choosing import GREEDY, NEEDS_DATA, Chooser
 from leanformer.compression.figures import Meter
+from leanformer.compression.memory import Memory
 from leanformer.compression.steps import Amount
 from leanformer.config import to_dict
 from leanformer.edits import (
@@ -31,7 +31,7 @@ from leanformer.edits import (
 )
 from leanformer.edits.norm_sites import find_norms, is_affine, is_folded
 from leanformer.edits.plans import Plan, Trial
-from leanformer.errors import EditError, LeanformerError
+from leanformer.errors import ConfigError, EditError, LeanformerError
 from leanformer.layers.norm import Place
 from leanformer.models import ImageClassifier
 from leanformer.models.vit import ViT
@@ -56,11 +56,6 @@ class Candidate:
     def key(self) -> str:
         """What tells it from others."""
         return json.dumps([to_dict(change) for change in self.changes], sort_keys=True)
-
-    @property
-    def digest(self) -> str:
-        """A short form of the key, for names of files."""
-        return hashlib.sha256(self.key.encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:
@@ -90,9 +85,11 @@ class Candidate:
         return model.eval()
 
 
-def exact_edits(original: ImageClassifier, meter: Meter, tell: Tell) -> tuple[Edit, ...]:
-    """The edits that keep the outputs, can be applied to the original, and do not make it slower."""
-    model, kept = original, []
+def exact_edits(original: ImageClassifier, meter: Meter, memory: Memory, tell: Tell) -> tuple[Edit, ...]:
+    """The edits that keep the outputs, can be applied to the original, and do not make it slower. A search that goes on
+    finds the same, for its candidates were measured with them."""
+    model: ImageClassifier = original
+    kept: list[Edit] = []
     for edit in (FoldNorms(), FuseLinear(), ClassTokenTail()):
         candidate = copy.deepcopy(model)
         try:
@@ -101,7 +98,8 @@ def exact_edits(original: ImageClassifier, meter: Meter, tell: Tell) -> tuple[Ed
             log.debug("%s", error)
             continue
         check_exact(edit, candidate, model, meter)
-        gain = meter.latency(candidate, model).over_previous
+        key = f"exact {Candidate((*kept, edit)).key}"
+        gain = memory.latency(key, lambda after=candidate, before=model: meter.latency(after, before)).over_previous
         tell(f"{edit.kind}: {gain.verdict}, {gain}" + ("; left out" if gain.verdict == "slower" else ""))
         if gain.verdict != "slower":
             model = candidate
@@ -161,11 +159,13 @@ def _removals(model: ImageClassifier, chooser: Chooser, tell: Tell) -> list[Remo
     except EditError as error:
         tell(str(error))
         return []
-    order = nested_order(plan)
-    tell(f"attention layers in the order in which they may go: {', '.join(order)}")
-    most = len(order) - (isinstance(model.config, ViT) and model.config.pool == "token")
+    most = len(plan.changes) - (isinstance(model.config, ViT) and model.config.pool == "token")
     step = max(1, -(-most // MOST_REMOVALS))
     sizes = sorted({*range(step, most + 1, step), most} - {0})
+    if chooser.way not in GREEDY:
+        return [edit for size in sizes for edit in _chosen(model, chooser, size, tell)]
+    order = nested_order(plan)
+    tell(f"attention layers in the order in which they may go: {', '.join(order)}")
     return [_first_of(plan.edit, order, size) for size in sizes]
 
 
@@ -179,7 +179,19 @@ def nested_order(plan: Plan) -> list[str]:
     order: list[str] = []
     for number in sorted(rounds):
         order += [name for name in rounds[number].changes if name not in order]
-    return order if len(order) == len(plan.changes) else list(plan.changes)
+    return order
+
+
+def _chosen(model: ImageClassifier, chooser: Chooser, size: int, tell: Tell) -> list[RemoveAttention]:
+    """The choice of so many layers; none where there are too many to try them all."""
+    try:
+        edit = chooser.choose(model, Amount(kind="remove_attention", count=size)).edit
+    except ConfigError as error:
+        tell(str(error))
+        return []
+    assert isinstance(edit, RemoveAttention)
+    tell(f"attention layers of which {size} may go: {', '.join(map(str, edit.blocks))}")
+    return [edit]
 
 
 def _first_of(edit: Edit, order: list[str], size: int) -> RemoveAttention:

@@ -8,6 +8,7 @@ more, on all images. All figures are kept on the disk as they come, so that a se
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +88,13 @@ class Searcher:
         Raises:
             TargetMissed: if nothing reached the goal, with the best that did nearly.
         """
-        self.memory = Memory(self.folder / "figures.json", self.meter)
+        self.memory = memory = Memory(self.folder / "figures.json", self.meter)
+        self.chooser = dataclasses.replace(
+            self.chooser, known=memory.plans(self.chooser.sees), progress=lambda _: memory.keep_plans()
+        )
         self.first = self.memory.figures("original", lambda: self.meter.measure("original", self.original))
         self.tell(self.first.line())
-        self.exact = exact_edits(self.original, self.meter, self.tell)
+        self.exact = exact_edits(self.original, self.meter, memory, self.tell)
         self.rows = [self.first]
         fast = self._fast_enough()
         for figures in map(self._figures, fast):
@@ -161,14 +165,13 @@ class Searcher:
 
     def _tuned(self, candidate: Candidate) -> tuple[ImageClassifier, Figures]:
         assert self.tuning is not None
-        start = keep_original(self.original, self.folder / "original")
-        self.tell(f"training {candidate.name} for {self.tuning.epochs} epochs")
-        out = self.folder / f"tuned-{candidate.digest}"
+        start = keep_original(self.original, self.folder / f"original-{self.meter.fingerprint}")
+        key = f"{candidate.key} tuned as {self.tuning.key}"
+        self.tell(f"training {candidate.name}, epochs: {self.tuning.epochs}")
+        out = self.folder / f"tuned-{_digest(f'{self.meter.fingerprint} {key}')}"
         model = candidate.finished(self.tuning.run(start, self.original, candidate.changes, out), self.exact)
         name = f"{candidate.name}, trained"
-        return model, self.memory.figures(
-            f"{candidate.key} tuned", lambda: self.meter.measure(name, model, edits_of(model))
-        )
+        return model, self.memory.figures(key, lambda: self.meter.measure(name, model, edits_of(model)))
 
     def _confirmed(self, model: ImageClassifier, figures: Figures) -> Outcome | None:
         """The choice measured once more, on all images; None if it does not hold."""
@@ -200,3 +203,8 @@ class Searcher:
             f"nothing reaches {wanted}: the best that is fast enough is {best.line(self.first)}; allow a larger "
             f"--max-drop, or try {hint}"
         )
+
+
+def _digest(text: str) -> str:
+    """A short form of it, for names of files."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from leanformer.checkpoints import runs
+from leanformer.config import to_dict
 from leanformer.data import Augment, DataOptions
 from leanformer.edits import DiluteAttention, Edit, RemoveAttention
 from leanformer.models import ImageClassifier
@@ -33,6 +35,12 @@ class Tuning:
     workers: int = 0
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def key(self) -> str:
+        """What tells a training from others of the same changes: all but where and how images are read."""
+        told = dataclasses.replace(self, workers=0, device="auto")
+        return json.dumps(to_dict(told), sort_keys=True)
 
     def run(self, original: Path, model: ImageClassifier, changes: Sequence[Edit], out: Path) -> ImageClassifier:
         """The model in the folder `original` with `changes`, trained with the original as its teacher; a run in `out`

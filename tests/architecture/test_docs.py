@@ -68,7 +68,7 @@ def test_the_commands_of_the_readme_work_one_after_another(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     write_folder("photos", per_class=6, num_val=2)
     shapes(num_images=1).image(0).save("some.jpg")
-    quick = {"train": ["--epochs", "1"], "bench": ["--repeats", "3"], "compress": ["--repeats", "3"]}
+    quick = {"train": ["--epochs", "1"], "bench": ["--repeats", "3"], "compress": ["--repeats", "6"]}
     for program, *arguments in commands(ROOT / "README.md"):
         if program == "leanformer":
             assert main([*arguments, *quick.get(arguments[0], [])]) == 0, arguments

@@ -89,7 +89,7 @@ def trained(photos, tmp_path_factory) -> SimpleNamespace:
 def folded(trained, photos) -> SimpleNamespace:
     """The trained run compressed."""
     out = trained.out.with_name("folded")
-    edit = ["--edit", "fold_norms", "--data", photos, "--repeats", 3, "--force"]  # three rounds tell no speed
+    edit = ["--edit", "fold_norms", "--data", photos, "--repeats", 6, "--force"]  # whatever its speed
     return SimpleNamespace(out=out, outcome=leanformer("compress", trained.out, *edit, "--out", out))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -111,6 +112,13 @@ def test_compressing_changes_neither_outputs_nor_accuracy(folded, trained):
     assert after["parameters"] < before["parameters"]
     assert "Accuracy against latency" in (folded.out / "compress.html").read_text()
     assert [edit.kind for edit in leanformer.load(folded.out).edits] == ["fold_norms"]
+
+
+def test_named_edits_need_no_training_images(run, trained, photos, tmp_path):
+    shutil.copytree(photos / "val", tmp_path / "photos" / "val")
+    edit = ["--edit", "fold_norms", "--data", tmp_path / "photos", "--repeats", 6, "--force"]
+    outcome = run("compress", trained.out, *edit, "--out", tmp_path / "lean")
+    assert outcome.status == 0 and "top-1" in outcome.out
 
 
 @pytest.mark.extras

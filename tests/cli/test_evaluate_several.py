@@ -87,7 +87,7 @@ def test_what_only_images_of_one_class_have_is_refused(refused, several, attribu
 def test_compression_compares_the_figures_of_several_classes(run, several, attributes, tmp_path):
     out = tmp_path / "smaller"
     outcome = run(
-        "compress", several, "--edit", "fold_norms", "--data", attributes, "--repeats", 3, "--force", "--out", out
+        "compress", several, "--edit", "fold_norms", "--data", attributes, "--repeats", 6, "--force", "--out", out
     )
     assert outcome.status == 0 and "top-1" not in outcome.out
     extra = json.loads((out / "model.json").read_text())["extra"]

@@ -210,6 +210,12 @@ def test_a_measurement_that_cannot_be_is_refused(refused, arguments, message):
     assert message in refused("bench", *arguments)
 
 
+def test_rounds_that_tell_nothing_from_noise_are_refused(refused, trained, tmp_path):
+    message = refused("compress", trained.out, "--edit", "fold_norms", "--repeats", 5, "--out", tmp_path / "out")
+    assert "--repeats must be at least 6, got 5" in message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folding_twice_is_refused(refused, folded, tmp_path):
     message = refused("compress", folded.out, "--edit", "fold_norms", "--out", tmp_path / "again")
     assert "fold_norms: nothing to fold" in message and "folded already" in message

@@ -9,8 +9,9 @@ import leanformer
 from leanformer.checkpoints import runs
 from leanformer.compression import Chooser, Meter, parse_step, run_chain
 from leanformer.compression.choosing import Way
+from leanformer.compression.steps import Amount
 from leanformer.edits import FoldNorms, RemoveAttention
-from leanformer.errors import DataError, EditError
+from leanformer.errors import ConfigError, DataError, EditError
 
 LINES: list[str] = []
 
@@ -60,10 +61,33 @@ def test_an_edit_that_breaks_its_word_is_found_out(meter, images, monkeypatch):
 def test_a_plan_without_data_is_refused_and_says_what_needs_none(vit):
     meter = Meter(vit, None, "", repeats=2)
     with pytest.raises(DataError, match="--plan first or random"):
-        _chain(meter, None, "remove_attention:2")
+        _chain(meter, None, "merge_tokens:2", "remove_attention:2")
     chain = _chain(meter, None, "remove_attention:2", way="first")
     assert chain.model.edits == [RemoveAttention(blocks=(0, 1), form="skip")]
     assert chain.rows[-1].score is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (("merge_tokens:8", "remove_attention:5"), "4 attention layers, of which 1 to 4 can be taken, got 5"),
+        (("remove_attention:0,1,2,3", "remove_attention:0.5"), "no block with attention that could be removed"),
+        (("remove_attention:0,1,2,3", "drop_heads:0.5"), "no block with attention"),
+        (("merge_tokens:33",), "r=33 is more than half of the 64 tokens"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_measured(meter, images, texts, message):
+    with pytest.raises((ConfigError, EditError), match=message):
+        _chain(meter, images, *texts)
+    assert meter.timed == 0
+
+
+def test_a_plan_by_latency_times_batches_as_they_will_be_used(vit):
+    sizes: set[int] = set()
+    with vit.register_forward_pre_hook(lambda module, inputs: sizes.add(len(inputs[0]))):
+        chooser = Chooser(images=None, way="latency", timed=3)
+        plan = chooser.choose(vit, Amount(kind="remove_attention", count=1))
+    assert plan.unit == "of the time" and 3 in sizes and sizes <= {1, 3}
 
 
 def test_the_result_loads_strictly_and_answers_alike(meter, images, tmp_path):

@@ -12,11 +12,9 @@ from torch import Tensor
 
 from leanformer import bench
 from leanformer.bench.latency import CPU, fixed_batch, timed_call, torch_threads
-from leanformer.compression.figures import Gain
+from leanformer.compression.figures import FEWEST_ROUNDS, Gain
 from leanformer.models import ImageClassifier
 
-FEWEST_ROUNDS = 6
-"""Rounds whose extremes hold the median with more than 95 %."""
 SLOW = 0.3
 """Seconds of a call that need no call before it to find its caches warm."""
 
