@@ -70,9 +70,14 @@ def options_of(name: str, model: ImageClassifier | ExportedClassifier, data: str
     path = Path(name) / "config.json"
     if path.is_file():
         config = from_dict(files.read_json(path), TrainConfig)
-        if data == config.data:
+        if _place(data) == _place(config.data):
             return config.data_options
     return DataOptions(multi_label=model.multi_label)
+
+
+def _place(data: str) -> Path:
+    """Where data lies, however it is written; names of data sets differ too."""
+    return Path(data).expanduser().resolve()
 
 
 def check_free(out: Path, argument: str = "--out") -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from leanformer.export import ExportedClassifier
     from leanformer.models import ImageClassifier
     from leanformer.tasks import Metrics, MultiLabelMetrics
+    from leanformer.tasks.matching import RealLabels
     from leanformer.tasks.multi_label import ClassScores
     from leanformer.tasks.per_class import ClassFigures
     from leanformer.training.distributed import Ranks
@@ -69,6 +70,7 @@ class Evaluate:
         with join_ranks() as ranks:
             model = ranks.together(lambda: open_model(self.model, self.weights))
             images = ranks.together(lambda: self._images(model))
+            real = ranks.together(lambda: self._real(images))
             metrics = self._measure(model, images, ranks)
         if not ranks.is_first:
             return 0
@@ -76,7 +78,7 @@ class Evaluate:
         if isinstance(metrics, MultiLabelMetrics):
             self._show_several(metrics, images.classes)
         else:
-            self._show(metrics, images)
+            self._show(metrics, images.classes, {} if real is None else {"real_top1": real.share(metrics)})
         return 0
 
     def _measure(
@@ -86,7 +88,6 @@ class Evaluate:
         from leanformer.tasks import evaluate_images
         from leanformer.training.randomness import choose_device
 
-        self._check_fits(images)
         model = model.to(choose_device(self.device))
         views = None if self.views is None else NAMED[self.views]
         return evaluate_images(model, images, self.data, self.batch_size, self.workers, views, ranks)
@@ -96,9 +97,11 @@ class Evaluate:
         from leanformer.data.joined import JoinedImages
 
         options = options_of(self.model, model, self.data)
-        if self.split != "all":
-            return open_data(self.data, self.split, options)
-        return JoinedImages(open_data(self.data, "train", options), open_data(self.data, "val", options))
+        sides = ("train", "val") if self.split == "all" else (self.split,)
+        opened = [open_data(self.data, side, options) for side in sides]
+        images = JoinedImages(*opened) if self.split == "all" else opened[0]
+        self._check_fits(images)
+        return images
 
     def _check_fits(self, images: LabeledImages) -> None:
         """Refuse to measure of images of several classes what only those of one have."""
@@ -125,23 +128,23 @@ class Evaluate:
             print("\n".join(_lines_of_several(metrics, classes)))
         print(format_line(metrics))
 
-    def _show(self, metrics: Metrics, images: LabeledImages) -> None:
-        real = self._real(metrics, images)
+    def _show(self, metrics: Metrics, classes: Sequence[str], real: dict[str, float]) -> None:
         if self.confusion is not None:
-            _write_confusion(self.confusion, metrics, images.classes)
+            _write_confusion(self.confusion, metrics, classes)
         if self.json:
-            print_json(self._record(metrics, images.classes) | real)
+            print_json(self._record(metrics, classes) | real)
             return
-        self._print(metrics, images.classes)
+        self._print(metrics, classes)
         for share in real.values():
             print(f"* ReaL Acc@1 {100 * share:.3f}")
 
-    def _real(self, metrics: Metrics, images: LabeledImages) -> dict[str, float]:
-        from leanformer.tasks.matching import measure_real
+    def _real(self, images: LabeledImages) -> RealLabels | None:
+        """The labels of ReaL, if they are asked for: found before anything is measured, or not at all."""
+        from leanformer.tasks.matching import RealLabels
 
         if self.real is None:
-            return {}
-        return {"real_top1": measure_real(metrics, images, None if self.real == "timm" else Path(self.real))}
+            return None
+        return RealLabels.of(images, None if self.real == "timm" else Path(self.real))
 
     def _record(self, metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
         from leanformer.tasks import measure_calibration

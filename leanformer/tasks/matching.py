@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -93,28 +94,41 @@ def _by_name(outputs: Sequence[str], classes: Sequence[str], title: str) -> list
     return [places[name] for name in classes]
 
 
-def measure_real(metrics: Metrics, images: LabeledImages, file: Path | None = None) -> float:
-    """The share of the predictions that are among the ReaL labels of their images, those without any left out.
+@dataclass(frozen=True)
+class RealLabels:
+    """The ReaL labels (https://arxiv.org/abs/2006.07159) of validation images of ImageNet, or of a part of them."""
 
-    Args:
-        metrics: of `images`, the validation images of ImageNet by their names.
-        file: the labels, one list for each image in the order of the names; None: timm's copy.
+    numbers: list[int]
+    """Of each class of the data among the 1000."""
+    sets: list[list[int]]
+    """The labels of each image, numbers among the 1000; some have none."""
 
-    Raises:
-        DataError: if the images are others, or their classes are none of ImageNet.
-        CheckpointError: if the file cannot be read.
-    """
-    keys = keys_of(images)
-    numbers = imagenet_numbers(keys)
-    if numbers is None:
-        other = next(key for key in keys if imagenet_numbers([key]) is None)
-        raise DataError(
-            f"ReaL labels are numbers of ImageNet's classes, and {other!r} is none of them; name the folders n01440764 "
-            "and so on, or 0 to 999"
-        )
-    real = real_labels(images, file)
-    found = zip(metrics.indices.tolist(), metrics.predictions.tolist(), strict=True)
-    right = [numbers[best] in real[index] for index, best in found if real[index]]
-    if not right:
-        raise DataError("none of the images has a ReaL label")
-    return sum(right) / len(right)
+    @classmethod
+    def of(cls, images: LabeledImages, file: Path | None = None) -> RealLabels:
+        """Those of these images, found by their names.
+
+        Args:
+            file: the labels, one list for each image in the order of the names; None: timm's copy.
+
+        Raises:
+            DataError: if the images are others, or their classes are none of ImageNet.
+            CheckpointError: if the file cannot be read.
+        """
+        keys = keys_of(images)
+        numbers = imagenet_numbers(keys)
+        if numbers is None:
+            other = next(key for key in keys if imagenet_numbers([key]) is None)
+            raise DataError(
+                f"ReaL labels are numbers of ImageNet's classes, and {other!r} is none of them; name the folders "
+                "n01440764 and so on, or 0 to 999"
+            )
+        sets = real_labels(images, file)
+        if not any(sets):
+            raise DataError("none of the images has a ReaL label")
+        return cls(numbers, sets)
+
+    def share(self, metrics: Metrics) -> float:
+        """The share of the predictions for these images that are among their labels, those without any left out."""
+        found = zip(metrics.indices.tolist(), metrics.predictions.tolist(), strict=True)
+        right = [self.numbers[best] in self.sets[index] for index, best in found if self.sets[index]]
+        return sum(right) / max(len(right), 1)

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from leanformer.checkpoints import runs
+from leanformer.tasks import Classification
 
 CLASSES = ["blue triangle", "green square", "red circle"]
 
@@ -70,7 +71,7 @@ def test_a_device_that_is_not_there_is_refused(refused, trained, photos, monkeyp
     assert "torch finds no CUDA device" in message
 
 
-def test_with_several_labels_any_of_them_is_right(run, refused, trained, photos, tmp_path):
+def test_with_several_labels_any_of_them_is_right(run, refused, trained, photos, tmp_path, monkeypatch):
     folders = dict(zip(CLASSES, ("n01440764", "n01443537", "n01484850"), strict=True))
     model = runs.load(trained.out)
     model.set_classes(("tench", "goldfish", "great white shark"))
@@ -87,10 +88,22 @@ def test_with_several_labels_any_of_them_is_right(run, refused, trained, photos,
     assert outcome.out.endswith("* ReaL Acc@1 100.000\n"), outcome
     found = json.loads(run(*command, file, "--json").out)
     assert (found["real_top1"], found["count"]) == (1.0, len(sources)) and found["top1"] < 1
+    monkeypatch.setattr(Classification, "evaluate", None)  # what cannot be had is said before anything is measured
     missing = run(*command, tmp_path / "real.txt")
     assert missing.status == 2 and "real.txt; did you mean real.json?" in missing.err
     message = refused("evaluate", trained.out, "--data", photos, "--real", file)
     assert "ReaL labels are numbers of ImageNet's classes, and 'blue triangle' is none of them" in message
+
+
+def test_data_is_read_as_in_training_however_its_folder_is_written(run, trained, photos, tmp_path, monkeypatch):
+    config = json.loads((trained.out / "config.json").read_text())
+    shutil.copytree(trained.out, tmp_path / "run")
+    config |= {"data": str(photos / "train"), "data_options": config["data_options"] | {"val_share": 0.5}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(photos)
+    ways = (photos / "train", f"{photos}/train/", "train", "./train")
+    outcomes = [run("evaluate", tmp_path / "run", "--data", way, "--json") for way in ways]
+    assert len({json.loads(outcome.out)["count"] for outcome in outcomes}) == 1
 
 
 @pytest.mark.extras

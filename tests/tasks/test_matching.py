@@ -11,7 +11,7 @@ from leanformer.data.joined import JoinedImages
 from leanformer.errors import DataError
 from leanformer.models import Preprocess
 from leanformer.tasks import Classification
-from leanformer.tasks.matching import AmongClasses, InWholeBatches, find_columns, measure_real
+from leanformer.tasks.matching import AmongClasses, InWholeBatches, RealLabels, find_columns
 
 
 def images_of(*classes, count=2, shade=0):
@@ -86,11 +86,11 @@ def test_real_labels_count_imagenets_classes_and_not_those_of_the_data(classes, 
 
     batches = EvalBatches(images, Preprocess(image_size=(4, 4)), 4)
     metrics = Classification().evaluate(Second(), batches)
-    assert measure_real(metrics, images, file) == 1 / 3  # the answer is always ImageNet's class 1
+    assert RealLabels.of(images, file).share(metrics) == 1 / 3  # the answer is always ImageNet's class 1
     images.classes = ("great white shark", "goldfish")
     with pytest.raises(DataError, match="and 'great white shark' is none of them; name the folders n01440764"):
-        measure_real(metrics, images, file)
+        RealLabels.of(images, file)
     images.classes = classes
     file.write_text('{"1": [0]}')
     with pytest.raises(DataError, match="real.json holds no ReaL labels"):
-        measure_real(metrics, images, file)
+        RealLabels.of(images, file)
