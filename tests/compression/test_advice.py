@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,8 +24,12 @@ from leanformer.compression.advice.page import write_page
 from leanformer.compression.advice.places import find_places, measure_place, sides_of
 from leanformer.compression.advice.steps import first_steps
 from leanformer.compression.advice.turns import Turns, choose
-from leanformer.edits import FuseLinear
+from leanformer.edits import FuseLinear, SwapNorm
 from leanformer.errors import ConfigError
+from leanformer.layers.norm import PRepBN
+from leanformer.recipes import default_recipe
+from leanformer.recipes.changes import change as set_field
+from leanformer.training import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,16 @@ def test_one_round_makes_no_claim():
     assert Turns(name="a", seconds=(0.5,) * 6).gain_over(first) == Gain(speedup=2.0, low=2.0, high=2.0)
 
 
-def test_what_keeps_the_outputs_comes_first_then_what_images_choose_then_training():
+@pytest.fixture
+def stored(tmp_path, monkeypatch) -> str:
+    """A run, as it is typed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.json").touch()
+    return "runs/mine"
+
+
+def test_what_keeps_the_outputs_comes_first_then_what_images_choose_then_training(stored):
     steps = first_steps(
         setting(
             change("swap_attention:elu_linear", 3.0, "training", attention=True),
@@ -118,7 +133,7 @@ def test_what_keeps_the_outputs_comes_first_then_what_images_choose_then_trainin
             change("fuse_linear", 1.4, "nothing", difference=0.3),
             change("class_token_tail", 0.9, "nothing", difference=1e-6),
         ),
-        "runs/mine",
+        stored,
         stored=True,
     )
     assert [step.text.partition(" 1")[0].partition(" 3")[0] for step in steps] == [
@@ -128,6 +143,24 @@ def test_what_keeps_the_outputs_comes_first_then_what_images_choose_then_trainin
     assert "--data DATA --edit fold_norms --edit merge_tokens:8" in steps[1].command
     assert "--from runs/mine/config.json" in steps[-1].command
     assert '"kind": "swap_attention"' in steps[-1].command
+
+
+def test_norms_are_swapped_in_a_run_with_all_that_they_need(stored):
+    found = setting(change("swap_norm:p_rep_bn, then fold_norms", 3.0, "training"))
+    (step,) = first_steps(found, stored, stored=True)
+    words = shlex.split(step.command)
+    config = default_recipe(ModelSpec(name="deit_nano"), Path("out"))
+    for place, word in enumerate(words):
+        config = set_field(config, words[place + 1]) if word == "--set" else config
+    asked = default_recipe(ModelSpec(name="deit_nano", edits=(SwapNorm(to=PRepBN()),)), Path("out"))
+    assert (config.model, config.schedules, config.finish) == (asked.model, asked.schedules, asked.finish)
+
+
+def test_what_is_no_run_cannot_be_repeated(tmp_path):
+    found = setting(change("swap_attention:elu_linear", 3.0, "training", attention=True))
+    (step,) = first_steps(found, str(tmp_path), stored=True)
+    assert "holds no run to repeat" in step.text
+    assert not step.command
 
 
 def test_where_nothing_pays_it_says_so():
@@ -201,7 +234,8 @@ def test_what_is_kept_belongs_to_one_structure_whatever_its_weights():
     leanformer.apply(models[3], FuseLinear())
     first, same, larger, edited = map(structure, models)
     assert first == same
-    assert len({first, larger, edited}) == 3
+    models[1].origin = {"from": "training"}  # of which advice does not say that its weights are random
+    assert len({first, structure(models[1]), larger, edited}) == 4
 
 
 def test_a_model_that_can_be_built_for_no_size_is_an_error(tmp_path):

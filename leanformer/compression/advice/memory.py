@@ -64,11 +64,14 @@ def machine_setting(timer: Timer) -> dict[str, Any]:
 
 
 def structure(model: ImageClassifier) -> str:
-    """A hash of all of a model that its time depends on: its config, its edits, and where its schedules stand."""
+    """A hash of all of a model that its time depends on: its config, its edits, and where its schedules stand; and of
+    whether its weights are random, which advice says."""
     scheduled = {
         name: value.item() for name, value in model.named_buffers() if value.ndim == 0 and value.is_floating_point()
     }
-    return _digest({"config": to_dict(model.config), "edits": [to_dict(e) for e in model.edits], "at": scheduled})
+    edits = [to_dict(edit) for edit in model.edits]
+    known = {"config": to_dict(model.config), "edits": edits, "at": scheduled, "random": not model.origin}
+    return _digest(known)
 
 
 def _read(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:

@@ -6,14 +6,18 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from leanformer.compression.advice.figures import Change, Needs, Setting, Step
 from leanformer.compression.figures import EXACT, Gain
 from leanformer.compression.steps import parse_step
 from leanformer.config import to_dict
-from leanformer.edits import Edit
+from leanformer.edits import Edit, SwapNorm
+from leanformer.training import Linear, RecalibrateBatchNorm, Scheduled
 
 OUT = "runs/lean"
+BLENDING = Scheduled(what="norm_progress", schedule=Linear(start=1.0, end=0.0, until=0.5))
+"""How norms that are swapped give way to the new ones, as in the default recipe."""
 
 
 def first_steps(setting: Setting, model: str, *, stored: bool) -> tuple[Step, ...]:
@@ -21,7 +25,7 @@ def first_steps(setting: Setting, model: str, *, stored: bool) -> tuple[Step, ..
 
     Args:
         model: as it is typed.
-        stored: whether that is a directory with weights, not a name.
+        stored: whether that is a directory with weights, not a name; it can be trained again if it is a run.
     """
     paid = [change for change in setting.changes if pays(change)]
     exact = _best(paid, "nothing")
@@ -87,11 +91,16 @@ def _trained_step(change: Change, model: str, stored: bool) -> Step:
     text = f"{change.name} {change.gain}: another model, which has to be trained"
     if change.edit is None:
         return Step(text=text, command=f"leanformer train {change.name} --data DATA --out {OUT}")
-    edits = [to_dict(edit) for edit in _edits(change.edit) if edit.kind != "fold_norms"]  # folded once it is trained
-    given = shlex.quote(f"model.edits={json.dumps(edits)}")
+    if stored and not (Path(model) / "config.json").is_file():
+        return Step(text=f"{text}; {model} holds no run to repeat, so train it from Python", command="")
+    edits = [edit for edit in _edits(change.edit) if edit.kind != "fold_norms"]  # folded once it is trained
+    given: dict[str, Sequence[object]] = {"model.edits": edits}
+    if any(isinstance(edit, SwapNorm) for edit in edits):
+        given |= {"schedules": [BLENDING], "finish": [RecalibrateBatchNorm(batches=100)]}
+    settings = [shlex.quote(f"{field}={json.dumps(to_dict(value))}") for field, value in given.items()]
     name = shlex.quote(model)
     start = f"--from {name}/config.json --weights {name}" if stored else f"{name} --data DATA"
-    return Step(text=text, command=f"leanformer train {start} --out {OUT} --set {given}")
+    return Step(text=text, command=f"leanformer train {start} --out {OUT} --set {' --set '.join(settings)}")
 
 
 def _edits(typed: str) -> list[Edit]:
