@@ -20,13 +20,16 @@ except ImportError:  # Windows
     fcntl = None
 
 CONFIG = "config.json"
+STATES = "checkpoints"
+"""The folder of a run's training states, which are of no use without its config."""
 
 
 def claim(config: TrainConfig, resume: bool) -> bool:
     """Check that `config` may run in its directory; true if it has been finished there. Nothing is written.
 
     Raises:
-        ConfigError: if the directory holds a run that is not to be resumed, or one of another config.
+        ConfigError: if the directory holds a run that is not to be resumed, one of another config, or what is left of
+            one without its config.
     """
     out = config.out
     if out.exists() and not out.is_dir():
@@ -40,6 +43,11 @@ def claim(config: TrainConfig, resume: bool) -> bool:
     begun, finished = (out / CONFIG).exists(), (out / runs.RECORD).exists()
     if not resume and (begun or finished):
         raise ConfigError(f"{out} already holds a run; go on with it by --resume, or choose another --out")
+    if not begun and (out / STATES).exists():
+        raise ConfigError(
+            f"{out} holds training states in {STATES}/, but no {CONFIG} that says of which run; put it back, remove "
+            "the states, or choose another --out"
+        )
     if finished and not begun:
         raise ConfigError(f"{out} holds a model, but no training run to resume; choose another --out")
     if begun:

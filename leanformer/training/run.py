@@ -32,7 +32,7 @@ from leanformer.training.batch_norms import synchronized
 from leanformer.training.build import build_model, execute
 from leanformer.training.callbacks import Callback, Checkpointer, Ema, Logger, SetScheduled, check_schedules, settle
 from leanformer.training.config import Scheduled, TrainConfig
-from leanformer.training.directory import check_present, claim, finished_summary, occupied, write_config
+from leanformer.training.directory import STATES, check_present, claim, finished_summary, occupied, write_config
 from leanformer.training.distributed import Ranks, join_ranks
 from leanformer.training.guard import Diverged, WatchLoss, WatchMetric, roll_back
 from leanformer.training.interrupt import Interrupted, StopRequest
@@ -164,7 +164,7 @@ def _set_up(
         train_images=train,
         train=batches,
         val=EvalBatches(val, model.preprocess, val_batch_size, config.workers, parallel.ranks.share),
-        store=CheckpointStore(config.out / "checkpoints", keep=2),
+        store=CheckpointStore(config.out / STATES, keep=2),
         out=config.out,
         ema=ema,
         ranks=parallel.ranks,

@@ -57,6 +57,16 @@ def test_what_interrupted_writes_left_is_removed(tmp_path):
         assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(mine)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_states_of_a_run_that_is_not_known_are_not_gone_on_with(resume, plain_config, nano_data):
+    fit(replace(plain_config, epochs=1), data=nano_data)
+    for name in ("config.json", "model.json", "model.safetensors"):
+        (plain_config.out / name).unlink()
+    with pytest.raises(ConfigError, match=r"run holds training states in checkpoints/, but no config.json"):
+        fit(plain_config, data=nano_data, resume=resume)
+    assert not (plain_config.out / "config.json").exists()
+
+
 def test_a_name_that_safetensors_could_not_open_is_refused_before_training(plain_config, nano_data):
     out = plain_config.out.with_name("b\udcff")  # the byte 0xff, as Python reads it from a command line
     with pytest.raises(ConfigError, match=r"b\\udcff'\) is no text in UTF-8"):
