@@ -25,11 +25,13 @@ def build_task(
     """The task of a run on these training images.
 
     Raises:
-        ConfigError: for a loss that the images cannot have, or weights of another number of classes.
+        ConfigError: for a loss or a teacher that the images cannot have, or weights of another number of classes.
     """
     several = has_several(images)
     if several and config.loss == "cross_entropy":
         raise ConfigError("loss 'cross_entropy' asks for one class, but images have several; leave loss at None")
+    if several and config.distill is not None:
+        raise ConfigError("a teacher is asked for one class, but images have several; leave out distill")
     loss = config.loss or ("binary_cross_entropy" if several else "cross_entropy")
     weights = _weights(config, images)
     return Classification(

@@ -13,7 +13,7 @@ from leanformer.data import ArrayImages, DataOptions, Sampling
 from leanformer.data.mixing import Mixing
 from leanformer.data.stored import LabelSets
 from leanformer.errors import ConfigError
-from leanformer.tasks import MultiLabelMetrics
+from leanformer.tasks import Distill, MultiLabelMetrics
 from leanformer.training import EarlyStopping, Interrupted, TrainConfig, fit
 from leanformer.training.callbacks import Callback
 from leanformer.training.config import differences
@@ -128,6 +128,8 @@ def test_images_of_several_classes_are_learned_by_the_binary_loss(plain_config, 
     assert build_task(plain_config, nano_data[0], None, CPU).loss == "cross_entropy"
     with pytest.raises(ConfigError, match="asks for one class, but images have several"):
         build_task(replace(plain_config, loss="cross_entropy"), several[0], None, CPU)
+    with pytest.raises(ConfigError, match="a teacher is asked for one class, but images have several; leave out"):
+        build_task(replace(plain_config, distill=Distill(teacher="deit_tiny")), several[0], None, CPU)
 
 
 def test_a_run_on_several_classes_learns_averages_stops_early_and_resumes_exactly(
