@@ -15,7 +15,8 @@ from leanformer.bench.latency import (
 from leanformer.bench.method import Method, record_method
 from leanformer.bench.part_times import PartTimes, time_parts
 from leanformer.bench.parts import count_parts
-from leanformer.bench.table import Row, format_json, format_markdown, format_text
+from leanformer.bench.steadiness import disturbances
+from leanformer.bench.table import Row, format_csv, format_json, format_markdown, format_text
 
 __all__ = [
     "Agreement",
@@ -31,7 +32,9 @@ __all__ = [
     "compare",
     "count_cost",
     "count_parts",
+    "disturbances",
     "eager_runner",
+    "format_csv",
     "format_json",
     "format_markdown",
     "format_text",

@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leanformer.bench.latency import Runner, Timing, check_settings, fixed_batch, measure_interleaved, torch_threads
+from leanformer.bench.latency import (
+    Runner,
+    Timing,
+    check_settings,
+    compare_times,
+    fixed_batch,
+    time_in_turns,
+    torch_threads,
+)
+from leanformer.bench.steadiness import disturbances
 from leanformer.errors import ConfigError
 from leanformer.ops import full_float32
 
@@ -39,6 +48,8 @@ class Comparison:
 
     timings: tuple[Timing, ...]
     agreements: tuple[Agreement, ...]
+    disturbances: tuple[str, ...] = ()
+    """What made the machine unsteady, in sentences."""
 
 
 def compare(
@@ -59,7 +70,7 @@ def compare(
     check_settings(runners, batch_size=batch_size, repeats=repeats, threads=threads)
     with torch_threads(threads):
         agreements = check_outputs(runners, fixed_batch(batch_size, image_size), tolerance=tolerance)
-    timings = measure_interleaved(
+    seconds = time_in_turns(
         runners,
         batch_size=batch_size,
         image_size=image_size,
@@ -68,7 +79,12 @@ def compare(
         threads=threads,
         min_seconds=min_seconds,
     )
-    return Comparison(timings=tuple(gate(timings, agreements)), agreements=tuple(agreements))
+    timings = compare_times([runner.name for runner in runners], seconds, batch_size)
+    return Comparison(
+        timings=tuple(gate(timings, agreements)),
+        agreements=tuple(agreements),
+        disturbances=tuple(disturbances(runners[0].name, seconds[0])),
+    )
 
 
 def check_outputs(runners: Sequence[Runner], images: Tensor, *, tolerance: float = 1e-4) -> list[Agreement]:

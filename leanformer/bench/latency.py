@@ -45,6 +45,7 @@ class Timing:
     median_ms: float
     p10_ms: float
     p90_ms: float
+    p99_ms: float
     min_ms: float
     repeats: int
     images_per_s: float
@@ -93,7 +94,12 @@ def measure_interleaved(
         min_seconds=min_seconds,
         clock=clock,
     )
-    timings = [summarize(r.name, times, batch_size=batch_size) for r, times in zip(runners, seconds, strict=True)]
+    return compare_times([runner.name for runner in runners], seconds, batch_size)
+
+
+def compare_times(names: Sequence[str], seconds: Sequence[Sequence[float]], batch_size: int) -> list[Timing]:
+    """Each runner's median and spread, and its speed-up over the first; `seconds` are of the same rounds."""
+    timings = [summarize(name, times, batch_size=batch_size) for name, times in zip(names, seconds, strict=True)]
     return [with_speedup(timing, times, seconds[0]) for timing, times in zip(timings, seconds, strict=True)]
 
 
@@ -141,6 +147,7 @@ def summarize(name: str, seconds: Sequence[float], *, batch_size: int) -> Timing
         median_ms=median,
         p10_ms=quantile(times, 0.1),
         p90_ms=quantile(times, 0.9),
+        p99_ms=quantile(times, 0.99),
         min_ms=times[0],
         repeats=len(times),
         images_per_s=1000.0 * batch_size / median,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -14,6 +16,9 @@ from leanformer.bench.latency import Timing
 from leanformer.bench.method import Method
 
 HEADINGS = ("model", "median ms", "p10-p90 ms", "images/s", "speed-up (95 %)", "params", "MACs", "size", "max diff")
+P99 = "p99 ms"
+"""A column where there are rounds enough for it."""
+ENOUGH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +34,8 @@ class Row:
 
 def format_text(rows: Sequence[Row]) -> str:
     """Aligned columns, names to the left and numbers to the right, then the notes."""
-    cells = [list(HEADINGS), *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
+    cells = _lines(rows)
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = [
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
         for line in cells
@@ -41,16 +46,32 @@ def format_text(rows: Sequence[Row]) -> str:
 
 def format_markdown(rows: Sequence[Row], method: Method | None = None) -> str:
     """A Markdown table, the notes, and the method record below it."""
-    lines = [_markdown_line(HEADINGS), _markdown_line(["---"] + ["---:"] * (len(HEADINGS) - 1))]
-    lines += [_markdown_line(_cells(row)) for row in rows]
+    headings, *cells = _lines(rows)
+    lines = [_markdown_line(headings), _markdown_line(["---"] + ["---:"] * (len(headings) - 1))]
+    lines += map(_markdown_line, cells)
     lines += [f"\n{note}" for note in _notes(rows)]
     if method is not None:
         lines += ["", "Method:", "", *(f"- {name}: {value}" for name, value in method.rows())]
     return "\n".join(lines) + "\n"
 
 
-def format_json(rows: Sequence[Row], method: Method) -> str:
-    """Everything, unrounded: `{"results": [...], "method": {...}}`; a difference that is not finite becomes null."""
+def format_csv(rows: Sequence[Row]) -> str:
+    """One line for each model under a line of names, unrounded; what is unknown is empty."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    timing = [field.name for field in dataclasses.fields(Timing) if field.name not in ("note", "speedup_interval")]
+    lines.writerow([*timing, "speedup_low", "speedup_high", "parameters", "macs", "max_diff", "note"])
+    for row in rows:
+        cost = ("", "") if row.cost is None else (row.cost.parameters, row.cost.macs)
+        low, high = row.timing.speedup_interval or ("", "")
+        difference = "" if row.agreement is None else row.agreement.max_diff
+        lines.writerow([*(getattr(row.timing, name) for name in timing), low, high, *cost, difference, row.timing.note])
+    return text.getvalue()
+
+
+def format_json(rows: Sequence[Row], method: Method, disturbances: Sequence[str] = ()) -> str:
+    """Everything, unrounded: `{"results": [...], "method": {...}, "disturbances": [...]}`; a difference that is not
+    finite becomes null."""
     results = []
     for row in rows:
         entry = dataclasses.asdict(row)
@@ -61,7 +82,8 @@ def format_json(rows: Sequence[Row], method: Method) -> str:
             for key in ("max_diff", "relative_diff"):
                 entry["agreement"][key] = entry["agreement"][key] if math.isfinite(entry["agreement"][key]) else None
         results.append(entry)
-    return json.dumps({"results": results, "method": dataclasses.asdict(method)}, indent=2)
+    held = {"results": results, "method": dataclasses.asdict(method), "disturbances": list(disturbances)}
+    return json.dumps(held, indent=2)
 
 
 def short_number(value: float) -> str:
@@ -76,6 +98,15 @@ def short_bytes(value: int) -> str:
     """A size in three figures: 1.24 MB."""
     text = short_number(value)
     return f"{text} B" if text[-1].isdigit() else f"{text}B"
+
+
+def _lines(rows: Sequence[Row]) -> list[list[str]]:
+    """The headings and the cells of each row."""
+    lines = [list(HEADINGS), *(_cells(row) for row in rows)]
+    if rows and min(row.timing.repeats for row in rows) >= ENOUGH:
+        for line, text in zip(lines, (P99, *(_three_figures(row.timing.p99_ms) for row in rows)), strict=True):
+            line.insert(3, text)
+    return lines
 
 
 def _cells(row: Row) -> list[str]:

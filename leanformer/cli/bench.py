@@ -12,8 +12,9 @@ import tyro
 from leanformer.cli.common import open_trainable, optional
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from leanformer.bench import Cost, Runner
-    from leanformer.export import ExportedClassifier
     from leanformer.models import ImageClassifier
 
     Measured = tuple[Runner, Cost | None]
@@ -30,7 +31,7 @@ class Bench:
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL ...")]
-    """Run directories, exported files (.onnx, .xml), or names of models (with random weights)."""
+    """Run directories, exported files (.onnx, .xml), or names of models, with random weights: ours, or timm's."""
     forms: tuple[Form, ...] = ("eager", "folded", "onnx")
     """The forms of each model to measure."""
     batch_size: int = 1
@@ -47,6 +48,8 @@ class Bench:
     """Print JSON."""
     markdown: Annotated[Path | None, optional("PATH", "none")] = None
     """Also write the table and the method record to this file."""
+    csv: Annotated[Path | None, optional("PATH", "none")] = None
+    """Also write all figures to this file, one line for each row."""
 
     def run(self) -> int:
         """Print the table and how it was measured; 1 if outputs that should agree do not."""
@@ -58,16 +61,17 @@ class Bench:
             raise ConfigError("no model given: leanformer bench MODEL ...")
         if not self.forms:
             raise ConfigError("no form given: --forms eager folded onnx openvino, or some of them")
-        opened = [(name, self._open(name)) for name in self.models]
-        sizes = {_image_size(model) for _, model in opened}
+        opened = [(name, *self._open(name)) for name in self.models]
+        sizes = {size for _, _, size in opened}
         if len(sizes) > 1:
             raise ConfigError(f"the models take images of different sizes, {sorted(sizes)}; measure them one by one")
+        size = sizes.pop()
         settings = {
-            "batch_size": self.batch_size, "image_size": sizes.pop(), "warmup": self.warmup,
+            "batch_size": self.batch_size, "image_size": size, "warmup": self.warmup,
             "repeats": self.repeats, "threads": self.threads,
         }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            found = [found for name, model in opened for found in self._runners(name, model, Path(folder))]
+            found = [found for name, model, _ in opened for found in self._runners(name, model, size, Path(folder))]
             compared = bench.compare([runner for runner, _ in found], **settings)
         agreements = {agreement.name: agreement for agreement in compared.agreements}
         rows = [
@@ -75,16 +79,19 @@ class Bench:
             for timing, (_, cost) in zip(compared.timings, found, strict=True)
         ]
         method = bench.record_method(**settings)
-        if self.json:
-            print(bench.format_json(rows, method))
-        else:
-            print(bench.format_text(rows))
-            print("\n".join(f"{name}: {value}" for name, value in method.rows()))
         if self.markdown is not None:
-            write_text(self.markdown, bench.format_markdown(rows, method))
+            said = "".join(f"\n{line}\n" for line in compared.disturbances)
+            write_text(self.markdown, bench.format_markdown(rows, method) + said)
+        if self.csv is not None:
+            write_text(self.csv, bench.format_csv(rows))
+        if self.json:
+            print(bench.format_json(rows, method, compared.disturbances))
+        else:
+            print("\n".join([bench.format_text(rows), *compared.disturbances]))
+            print("\n".join(f"{name}: {value}" for name, value in method.rows()))
         return 0 if all(agreement.passed for agreement in compared.agreements) else 1
 
-    def _runners(self, name: str, model: ImageClassifier | ExportedClassifier, folder: Path) -> list[Measured]:
+    def _runners(self, name: str, model: nn.Module, size: tuple[int, int], folder: Path) -> list[Measured]:
         """The forms of one model, with their cost."""
         from leanformer import bench
         from leanformer.errors import ConfigError
@@ -92,27 +99,34 @@ class Bench:
 
         if isinstance(model, ExportedClassifier):
             return [(bench.Runner(name=name, call=model, threads=model.threads), None)]
-        found = measured_forms(model, name, self.forms, folder, self.threads or _torch_threads())
+        found = measured_forms(model, name, self.forms, size, folder, self.threads or _torch_threads())
         if not found:
             raise ConfigError(f"{name} has no norm that folds; measure it with --forms eager, onnx or openvino")
         return found
 
-    def _open(self, name: str) -> ImageClassifier | ExportedClassifier:
+    def _open(self, name: str) -> tuple[nn.Module, tuple[int, int]]:
+        """A model, and the (height, width) of its images."""
         from leanformer import api
+        from leanformer.bench.others import build_timm_model, has_timm_model
         from leanformer.export import open_exported
         from leanformer.zoo.resolve import is_stored, kind_of
 
         if kind_of(name) == "exported":
-            return open_exported(name, threads=self.threads)
+            exported = open_exported(name, threads=self.threads)
+            return exported, exported.image_size
         if is_stored(name):
-            return open_trainable(name)
-        return api.build(name, **({} if self.image_size is None else {"image_size": self.image_size})).eval()
+            model = open_trainable(name)
+        elif name not in api.list_models() and has_timm_model(name):
+            return build_timm_model(name, self.image_size)
+        else:
+            model = api.build(name, **({} if self.image_size is None else {"image_size": self.image_size})).eval()
+        return model, model.config.image_grid
 
 
 def measured_forms(
-    model: ImageClassifier, name: str, forms: tuple[Form, ...], folder: Path, threads: int
+    model: nn.Module, name: str, forms: tuple[Form, ...], size: tuple[int, int], folder: Path, threads: int
 ) -> list[Measured]:
-    """Runners of a model as it is, folded and exported, each to give the same outputs; with their cost.
+    """Runners of a model as it is, folded and exported, each to give the same outputs; with the cost of ours.
 
     Models with random weights have random, unfinished norms: their progress is set to the end, so that they fold.
     """
@@ -121,14 +135,15 @@ def measured_forms(
     from leanformer import bench, edits
     from leanformer.errors import EditError
     from leanformer.export import FORMATS, export_model
+    from leanformer.models import ImageClassifier
 
-    size = model.config.image_grid
+    ours = isinstance(model, ImageClassifier)
     found: list[Measured] = []
     reference, newest = None, model
     if "eager" in forms:
-        found.append((bench.eager_runner(name, model), bench.count_cost(model, size)))
+        found.append((bench.eager_runner(name, model), bench.count_cost(model, size) if ours else None))
         reference = name
-    if "folded" in forms:
+    if "folded" in forms and ours:
         folded = copy.deepcopy(model)
         if not model.origin:
             _finish_schedules(folded)
@@ -147,12 +162,6 @@ def measured_forms(
         call = format.open(path, threads)
         found.append((bench.Runner(name=label, call=call, threads=threads, same_as=reference), None))
     return found
-
-
-def _image_size(model: ImageClassifier | ExportedClassifier) -> tuple[int, int]:
-    from leanformer.export import ExportedClassifier
-
-    return model.image_size if isinstance(model, ExportedClassifier) else model.config.image_grid
 
 
 def _finish_schedules(model: ImageClassifier) -> None:

@@ -85,3 +85,17 @@ def test_nothing_runs_before_the_settings_are_checked():
         compare([silent, runner("b", same_as="eager")], batch_size=0, image_size=4, repeats=3)
     with pytest.raises(ConfigError, match="there is nothing to measure"):
         compare([], batch_size=1, image_size=4)
+
+
+def test_models_of_timm_are_built_for_the_size_that_is_asked_for():
+    from leanformer.bench.others import build_timm_model, has_timm_model
+    from leanformer.errors import ConfigError
+
+    assert has_timm_model("deit_tiny_patch16_224") and not has_timm_model("deit_tiny")
+    model, size = build_timm_model("vit_tiny_patch16_224", 64)
+    assert size == (64, 64) and model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+    model, size = build_timm_model("mobilenetv4_conv_small.e2400_r224_in1k", 96)
+    assert size == (96, 96) and not model.training
+    assert build_timm_model("deit_tiny_patch16_224")[1] == (224, 224)
+    with pytest.raises(ConfigError, match="levit_128 of timm takes no images of 100 x 100"):
+        build_timm_model("levit_128", 100)

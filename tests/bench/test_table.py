@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from dataclasses import replace
@@ -9,12 +11,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from leanformer.bench import Agreement, Cost, Row, Timing, format_json, format_markdown, format_text, record_method
+from leanformer.bench import (
+    Agreement,
+    Cost,
+    Row,
+    Timing,
+    format_csv,
+    format_json,
+    format_markdown,
+    format_text,
+    record_method,
+)
 from leanformer.bench.table import short_bytes, short_number
 
 EAGER = Row(
     timing=Timing(
-        name="eager", median_ms=12.345, p10_ms=11.9, p90_ms=110.4, min_ms=11.8, repeats=50, images_per_s=81.0,
+        name="eager", median_ms=12.345, p10_ms=11.9, p90_ms=110.4, p99_ms=120.0, min_ms=11.8, repeats=50,
+        images_per_s=81.0,
         speedup=1.0, speedup_interval=(1.0, 1.0),
     ),
     cost=Cost(parameters=1_234_567, linear_macs=4_400_000_000, conv_macs=60_000_000, attention_macs=31_000_000),
@@ -22,7 +35,8 @@ EAGER = Row(
 )  # fmt: skip
 FILE = Row(
     timing=Timing(
-        name="onnx | cpu", median_ms=6.1, p10_ms=6.0, p90_ms=6.25, min_ms=5.9, repeats=50, images_per_s=163.9,
+        name="onnx | cpu", median_ms=6.1, p10_ms=6.0, p90_ms=6.25, p99_ms=6.5, min_ms=5.9, repeats=50,
+        images_per_s=163.9,
         note="no speed-up: it differs",
     ),
     agreement=Agreement(name="onnx | cpu", reference="eager", max_diff=0.5, relative_diff=0.1, tolerance=1e-4),
@@ -84,3 +98,18 @@ def test_counts_are_shown_in_three_figures(value, text):
 
 def test_sizes_are_shown_in_bytes():
     assert short_bytes(812) == "812 B" and short_bytes(1_240_000) == "1.24 MB"
+
+
+def test_a_hundred_rounds_have_a_99th_percentile():
+    many = replace(EAGER, timing=replace(EAGER.timing, repeats=100))
+    text = format_text([many]).splitlines()
+    assert text[0].split("  ")[2:] and "p10-p90 ms  p99 ms  images/s" in text[0] and " 120 " in text[2]
+    assert "p99" not in format_text([many, FILE]) and "| p99 ms |" in format_markdown([many])
+
+
+def test_csv_holds_everything_unrounded():
+    first, second = csv.DictReader(io.StringIO(format_csv([EAGER, FILE])))
+    assert first["name"] == "eager" and float(first["median_ms"]) == 12.345 and int(first["macs"]) == 4_491_000_000
+    assert float(first["speedup_high"]) == 1.0 and first["max_diff"] == ""
+    assert second["speedup"] == second["macs"] == "" and float(second["max_diff"]) == 0.5
+    assert second["note"] == "no speed-up: it differs"
