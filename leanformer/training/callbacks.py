@@ -188,8 +188,7 @@ class Logger(Callback):
         line |= {"loss": run.interval_loss.take(), "lr": run.optimizer.param_groups[0]["lr"]}
         line |= {what: value for what, value in run.values.items() if what not in OF_OPTIMIZER}
         if run.last.gradient_norm is not None:
-            norm = run.last.gradient_norm
-            line["gradient_norm"] = norm if math.isfinite(norm) else None  # JSON has no infinity; fp16 may overflow
+            line["gradient_norm"] = run.last.gradient_norm
         self.write(line | speed)
 
     def on_epoch(self, run: Run, epoch: int) -> None:
@@ -217,8 +216,10 @@ class Logger(Callback):
                 self._file.close()
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line, so that it is in the file when this returns."""
+        """Append one line, so that it is in the file when this returns; a number that is not finite, which JSON has
+        not, is null."""
         assert self._file is not None
+        line = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in line.items()}
         try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -124,7 +125,7 @@ class WatchMetric(Callback):
             return
         score = metrics.score if self.stopping.metric == "top1" else -metrics.loss
         trouble = run.trouble
-        if trouble.best is None or score > trouble.best:
+        if not math.isnan(score) and (trouble.best is None or score > trouble.best):
             trouble.best, trouble.stale = score, 0
         else:
             trouble.stale += 1

@@ -72,6 +72,24 @@ def test_a_run_that_gets_no_better_ends_early_and_stays_ended(plain_config, nano
     assert fit(config, data=nano_data, resume=True).steps == result.steps
 
 
+def test_an_evaluation_that_is_not_a_number_is_no_best_one(plain_config, nano_data, read_log):
+    class SpoilFirst(Callback):
+        def after_step(self, run, step):
+            if step == 5:
+                self.kept = run.model.head.linear.bias.data.clone()
+                run.model.head.linear.bias.data[0] = float("nan")
+
+        def on_epoch(self, run, epoch):
+            if epoch == 0:
+                run.model.head.linear.bias.data.copy_(self.kept)
+
+    config = replace(plain_config, epochs=4, early_stopping=EarlyStopping(patience=2, metric="loss"))
+    assert fit(config, data=nano_data, callbacks=[SpoilFirst()]).steps == 4 * 6
+    found = [line["loss"] for line in read_log(config.out) if line["event"] == "epoch"]
+    assert found[0] is None and found[1:] == sorted(found[1:], reverse=True)
+    assert "NaN" not in (config.out / "metrics.jsonl").read_text()
+
+
 def test_early_stopping_without_evaluations_is_refused(plain_config):
     with pytest.raises(ConfigError, match="early_stopping counts evaluations, and evaluate_every=0 leaves none"):
         replace(plain_config, evaluate_every=0, early_stopping=EarlyStopping(patience=3))
