@@ -171,10 +171,11 @@ class Compress:
             batch_size=meter.batch_size, image_size=meter.image_size, warmup=5, repeats=meter.repeats,
             threads=meter.threads, device=next(meter.original.parameters()).device,
         )  # fmt: skip
-        extra = {
-            "metrics": {last.score_name.replace("-", ""): last.score, "count": last.num_images},
-            "compression": {"from": self.model, **asked, "rows": [row.to_dict() for row in rows]},
+        extra: dict[str, object] = {
+            "compression": {"from": self.model, **asked, "rows": [row.to_dict() for row in rows]}
         }
+        if last.score is not None:
+            extra["metrics"] = {last.score_name.replace("-", ""): last.score, "count": last.num_images}
         runs.save(model.cpu(), self.out, extra=extra)
         page = write_page(self.out / "compress.html", self.model, rows, last, method.rows())
         out = quoted(self.out)

@@ -67,7 +67,7 @@ def parse_step(text: str) -> Step:
     if missing := _required(known[kind]):
         example = _EXAMPLES.get(kind, _as_json(kind, *missing))
         raise EditError(f"{kind} needs {' and '.join(missing)}: {example}")
-    return Step(text=text, edit=edits.parse(kind))
+    return Step(text=text, edit=known[kind]())
 
 
 def _from_json(text: str) -> Edit:

@@ -1,7 +1,7 @@
 """Edits: structural changes to a built model, as values that are saved with it and replayed when it is loaded."""
 
 from leanformer.edits.attention import DiluteAttention, RemoveAttention
-from leanformer.edits.edit import Edit, EditReport, apply, edit, parse, replay
+from leanformer.edits.edit import Edit, EditReport, apply, edit, replay
 from leanformer.edits.freeze_norms import FreezeNorms
 from leanformer.edits.heads import DropHeads
 from leanformer.edits.linear import FuseLinear
@@ -26,7 +26,6 @@ __all__ = [
     "SwapNorm",
     "apply",
     "edit",
-    "parse",
     "replay",
     "trace_tokens",
 ]

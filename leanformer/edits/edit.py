@@ -8,8 +8,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from torch import nn
 
-from leanformer.config import register_config, registered_kinds
-from leanformer.errors import EditError, suggestion
+from leanformer.config import register_config
 
 T = TypeVar("T")
 
@@ -73,15 +72,3 @@ def replay(model: nn.Module, edits: Sequence[Edit]) -> None:
         change.replay(model)
         if hasattr(model, "edits"):
             model.edits.append(change)  # type: ignore[operator, union-attr]
-
-
-def parse(name: str) -> Edit:
-    """The edit that the command line calls `name`, with its default values.
-
-    Raises:
-        EditError: if there is none, naming those that exist.
-    """
-    kinds = registered_kinds(Edit)
-    if name not in kinds:
-        raise EditError(f"unknown edit {name!r}{suggestion(name, kinds)}; there are: {', '.join(sorted(kinds))}")
-    return kinds[name]()
