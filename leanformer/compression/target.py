@@ -49,5 +49,12 @@ class Target:
         assert self.share is not None
         return 1.0 / latency.over_original.speedup / self.share
 
+    def is_open(self, latency: Latency) -> bool:
+        """Whether a latency is so near the target that its spread leaves open whether it is within."""
+        if self.milliseconds is not None:
+            return latency.p10_ms <= self.milliseconds <= latency.p90_ms
+        assert self.share is not None
+        return latency.over_original.low <= 1.0 / self.share <= latency.over_original.high
+
     def __str__(self) -> str:
         return f"{self.milliseconds:g} ms" if self.share is None else f"{self.share:g}x of the original's latency"

@@ -20,9 +20,7 @@ def test_a_model_of_timm_is_measured_beside_ours_in_every_runtime(run, tmp_path)
     assert outcome.status == 0, outcome.err
     found = json.loads(outcome.out)
     names = [
-        f"{model}{form}"
-        for model in ("deit_nano", "mobilenetv4_conv_small_035")
-        for form in ("", " onnx", " openvino")
+        f"{model}{form}" for model in ("deit_nano", "mobilenetv4_conv_small_035") for form in ("", " onnx", " openvino")
     ]
     assert [row["timing"]["name"] for row in found["results"]] == names
     assert [row["agreement"] and row["agreement"]["passed"] for row in found["results"]] == [None, True, True] * 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -252,3 +253,19 @@ def test_another_training_or_another_model_begins_anew(folder, monkeypatch):
         start.head.classifiers()[0].bias.add_(0.25)
     names = search(2)
     assert len([name for name in names if name.startswith("original-")]) == 2 and len(names) == 6
+
+
+def test_a_latency_near_the_target_is_measured_in_more_rounds(meter, images, folder, monkeypatch):
+    rounds: list[int | None] = []
+    steady = type(meter).latency
+
+    def unsure(self, model, previous=None, *, repeats=None):
+        rounds.append(repeats)
+        found = steady(self, model, previous, repeats=repeats)
+        wide = dataclasses.replace(found.over_original, low=0.5, high=99.0)
+        return found if repeats == 9 * self.repeats else dataclasses.replace(found, over_original=wide)
+
+    monkeypatch.setattr(type(meter), "latency", unsure)
+    found = _searcher(meter, images, folder, target="0.8x").run()
+    assert found.best.latency.over_original.high < 99.0
+    assert {3 * meter.repeats, 9 * meter.repeats} <= set(rounds)
