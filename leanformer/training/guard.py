@@ -33,7 +33,8 @@ class Guard:
     factor: float = 0.5
     """Multiplies the learning rate each time."""
     explosion: float = 5.0
-    """Times the usual loss, its running mean, at which it has exploded."""
+    """Times the usual loss, its running mean, at which it has exploded, if it is worse than that of guessing too: late
+    in training a batch of hard images is as far from the mean."""
     after: int = 50
     """Steps before a loss counts as usual."""
 
@@ -51,6 +52,12 @@ class WatchLoss(Callback):
 
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
+        self.of_guessing = 0.0
+
+    def on_start(self, run: Run) -> None:
+        """Note the loss of a model that knows nothing."""
+        single = run.task.loss == "cross_entropy"  # the binary loss is a mean over the classes
+        self.of_guessing = math.log(len(run.train_images.classes) if single else 2)
 
     def after_step(self, run: Run, step: int) -> None:
         """Compare the step's loss with the usual one.
@@ -59,7 +66,8 @@ class WatchLoss(Callback):
             Diverged: if it has exploded.
         """
         trouble, loss = run.trouble, run.last.loss
-        if trouble.steps >= self.guard.after and loss > self.guard.explosion * trouble.usual_loss:
+        limit = max(self.guard.explosion * trouble.usual_loss, self.of_guessing)
+        if trouble.steps >= self.guard.after and loss > limit:
             raise Diverged(f"the loss of step {step} is {loss:.4g}, after a usual {trouble.usual_loss:.4g}")
         trouble.usual_loss = MEMORY * trouble.usual_loss + (1 - MEMORY) * loss if trouble.steps else loss
         trouble.steps += 1

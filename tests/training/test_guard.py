@@ -2,16 +2,21 @@
 better ends."""
 
 import logging
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from leanformer.config import from_dict, to_dict
+from leanformer.data.synthetic import shapes
 from leanformer.errors import ConfigError, TrainingError
+from leanformer.tasks import Classification
 from leanformer.training import SGD, Constant, Linear, Scheduled, fit
 from leanformer.training.callbacks import Callback
-from leanformer.training.guard import EarlyStopping, Guard
+from leanformer.training.guard import Diverged, EarlyStopping, Guard, WatchLoss
+from leanformer.training.state import StepResult, Trouble
 
 
 class Spoil(Callback):
@@ -56,6 +61,20 @@ def test_a_run_that_went_back_and_was_stopped_ends_alike(guarded, nano_data, tmp
     resumed = fit(guarded, data=nano_data, resume=True, callbacks=[Spoil(11)]).model
     for name, value in straight.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("loss, limit", [("cross_entropy", math.log(4)), ("binary_cross_entropy", math.log(2))])
+def test_a_hard_batch_late_in_training_is_no_collapse(loss, limit):
+    run = SimpleNamespace(
+        task=Classification(loss=loss), train_images=shapes(8, 4), trouble=Trouble(usual_loss=0.01, steps=100)
+    )
+    watch = WatchLoss(Guard(explosion=5.0, after=50))
+    watch.on_start(run)
+    run.last = StepResult(loss=limit - 0.01)
+    watch.after_step(run, 100)
+    run.last = StepResult(loss=limit + 0.01)
+    with pytest.raises(Diverged, match="the loss of step 101 is"):
+        watch.after_step(run, 101)
 
 
 def test_a_run_that_keeps_collapsing_is_given_up(guarded, nano_data):
