@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -120,7 +123,10 @@ class Compress:
         images = None
         if chooses and self.data is not None and self.plan in NEEDS_DATA:
             images = open_data(self.data, "train", options_of(self.model, original, self.data))
-        return Chooser(images=images, way=self.plan, count=self.plan_images, seed=self.seed, timed=self.batch_size)
+        return Chooser(
+            images=images, way=self.plan, count=self.plan_images, seed=self.seed, timed=self.batch_size,
+            progress=paced(10.0),
+        )  # fmt: skip
 
     def _apply(self, meter: Meter, steps: list) -> int:
         from leanformer.compression import run_chain
@@ -186,3 +192,17 @@ class Compress:
 
 def _tell(line: str) -> None:
     print(line, flush=True)
+
+
+def paced(seconds: float) -> Callable[[object], None]:
+    """Prints how far a plan is, on standard error, where it takes longer than so many seconds and each time they are
+    over."""
+    last = time.monotonic()
+
+    def tell(made: object) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            print(f"  choosing: {made}", file=sys.stderr, flush=True)
+
+    return tell

@@ -21,6 +21,7 @@ from leanformer.compression.moves import Candidate, candidates, exact_edits
 from leanformer.compression.target import Target
 from leanformer.compression.tuning import Tuning, keep_original
 from leanformer.data import LabeledImages
+from leanformer.edits import plans
 from leanformer.errors import EditError
 from leanformer.models import ImageClassifier
 
@@ -93,9 +94,14 @@ class Searcher:
             TargetMissed: if nothing reached the goal, with the best that did nearly.
         """
         self.memory = memory = Memory(self.folder / "figures.json", self.meter)
-        self.chooser = dataclasses.replace(
-            self.chooser, known=memory.plans(self.chooser.sees), progress=lambda _: memory.keep_plans()
-        )
+        told = self.chooser.progress
+
+        def progress(made: plans.Progress) -> None:
+            memory.keep_plans()
+            if told is not None:
+                told(made)
+
+        self.chooser = dataclasses.replace(self.chooser, known=memory.plans(self.chooser.sees), progress=progress)
         self.first = self.memory.figures("original", lambda: self.meter.measure("original", self.original))
         self.tell(self.first.line())
         self.exact = exact_edits(self.original, self.meter, memory, self.tell)

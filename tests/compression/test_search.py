@@ -9,6 +9,7 @@ import torch
 
 import leanformer
 from leanformer.checkpoints import runs
+from leanformer.cli.compress import paced
 from leanformer.compression import Chooser, Goal, Searcher, Target, TargetMissed, Tuning, moves
 from leanformer.compression.choosing import Way
 from leanformer.compression.memory import FORMAT, Memory
@@ -77,6 +78,15 @@ def test_a_search_that_goes_on_plans_with_what_was_measured(meter, images, folde
     assert again.edit == fresh.edit and [t.figures for t in again.trials] == [t.figures for t in fresh.trials]
     assert again.forward_passes == 1.0 < fresh.forward_passes  # the network itself, to see that it is the same
     assert Chooser(images=images, count=32).sees != chooser.sees
+
+
+def test_a_search_says_how_far_its_plans_are(meter, images, folder, capsys):
+    searcher = _searcher(meter, images, folder)
+    searcher.chooser = replace(searcher.chooser, progress=paced(0.0))
+    searcher.run()
+    assert "  choosing: round 3 of 4, 2 variants: 64 of 64\n" in capsys.readouterr().err
+    paced(60.0)("nothing yet")
+    assert not capsys.readouterr().err
 
 
 def test_figures_of_other_weights_are_measured_again(meter, images, folder):
