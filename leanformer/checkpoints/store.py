@@ -76,14 +76,19 @@ class CheckpointStore:
         files.write_json(self.directory / _LATEST, {**latest, "previous": previous})
         return kept
 
-    def load_latest(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+    def load_latest(self, before: int | None = None) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """(step, tensors, meta) of the newest state that is whole, or None if there is no state at all.
 
+        Args:
+            before: a step; only states of earlier ones are taken.
+
         Raises:
-            CheckpointError: if there are states and none of them is whole.
+            CheckpointError: if there are states and none of them is whole, unless only earlier ones were asked for.
         """
         problems = []
         for entry in self._entries():
+            if before is not None and entry.step >= before:
+                continue
             try:
                 state = self._load(entry)
             except CheckpointError as error:
@@ -91,7 +96,7 @@ class CheckpointStore:
                 logger.warning("%s; trying the state before it", error)
                 continue
             return state
-        if problems:
+        if problems and before is None:
             listed = "\n".join(f"  {problem}" for problem in problems)
             raise CheckpointError(
                 f"{self.directory}: no training state is usable\n{listed}\n"

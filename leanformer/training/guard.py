@@ -23,6 +23,10 @@ MEMORY = 0.98
 class Diverged(TrainingError):
     """The loss of a step is not finite, or has exploded."""
 
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
 
 @register_config("guard")
 class Guard:
@@ -68,13 +72,16 @@ class WatchLoss(Callback):
         trouble, loss = run.trouble, run.last.loss
         limit = max(self.guard.explosion * trouble.usual_loss, self.of_guessing)
         if trouble.steps >= self.guard.after and loss > limit:
-            raise Diverged(f"the loss of step {step} is {loss:.4g}, after a usual {trouble.usual_loss:.4g}")
+            raise Diverged(f"the loss of step {step} is {loss:.4g}, after a usual {trouble.usual_loss:.4g}", step)
         trouble.usual_loss = MEMORY * trouble.usual_loss + (1 - MEMORY) * loss if trouble.steps else loss
         trouble.steps += 1
 
 
 def roll_back(run: Run, hooks: Sequence[Callback], error: Diverged) -> None:
     """Go back to the last checkpoint, which then knows of it, so that a resumed run goes on alike.
+
+    A checkpoint of the very step holds the weights that its loss is of, and no rate would change that: then it is the
+    one before, where there is one.
 
     Raises:
         TrainingError: without a guard, or if its tries are used up.
@@ -85,7 +92,7 @@ def roll_back(run: Run, hooks: Sequence[Callback], error: Diverged) -> None:
     if run.trouble.collapses >= guard.tries:
         raise TrainingError(f"{error}; gave up after going back {guard.tries} times") from error
     collapses, factor = run.trouble.collapses + 1, run.trouble.rate_factor * guard.factor
-    found = run.load_checkpoint()
+    found = run.load_checkpoint(before=error.step) or run.load_checkpoint()
     assert found, "a guarded run saves its start"
     run.trouble.collapses, run.trouble.rate_factor = collapses, factor
     run.save_checkpoint()

@@ -166,13 +166,16 @@ class Run:
         }
         self.store.save(self.step, tensors, meta)
 
-    def load_checkpoint(self) -> bool:
+    def load_checkpoint(self, before: int | None = None) -> bool:
         """Go back to the newest state that is whole, as the first rank finds it; false if there is none.
+
+        Args:
+            before: a step; only states of earlier ones are taken.
 
         Raises:
             CheckpointError, DataError: as `restore`, or if there are states and none of them is whole.
         """
-        found = self.ranks.first(self._found)
+        found = self.ranks.first(lambda: self._found(before))
         if found is None:
             return False
         step, meta = found
@@ -180,9 +183,9 @@ class Run:
         self.restore(step, self.ranks.broadcast(tensors), meta)
         return True
 
-    def _found(self) -> tuple[int, dict[str, Any]] | None:
+    def _found(self, before: int | None) -> tuple[int, dict[str, Any]] | None:
         """Step and description of the newest state, whose tensors are kept for the moment."""
-        found = self.store.load_latest()
+        found = self.store.load_latest(before)
         self._tensors = None if found is None else found[1]
         return None if found is None else (found[0], found[2])
 

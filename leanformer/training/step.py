@@ -64,7 +64,7 @@ def train_step(run: Run, batch: Batch) -> StepResult:
         figures += _update(run)
     loss, stop, *norms = torch.stack(figures).tolist()
     if not math.isfinite(loss):
-        raise Diverged(_not_finite(run, loss))
+        raise Diverged(_not_finite(run, loss), run.step)
     return StepResult(
         loss=loss,
         num_images=len(batch.labels) * ranks.world,

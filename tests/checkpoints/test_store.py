@@ -274,3 +274,15 @@ def test_a_list_that_was_edited_wrongly_is_left_for_what_the_folder_holds(tmp_pa
     (tmp_path / "latest.json").write_text(json.dumps(record | change))
     loaded = store.load_latest()
     assert loaded is not None and loaded[0] == 2
+
+
+def test_a_state_from_before_a_step_is_found_if_it_is_there_and_whole(tmp_path):
+    store = CheckpointStore(tmp_path)
+    for step in (4, 8):
+        store.save(step, {"weight": torch.full((2,), float(step))}, {})
+    found = store.load_latest(before=8)
+    assert found is not None and (found[0], found[1]["weight"].tolist()) == (4, [4.0, 4.0])
+    assert store.load_latest(before=4) is None
+    (tmp_path / "step_00000004.safetensors").write_bytes(b"")
+    assert store.load_latest(before=8) is None
+    assert store.load_latest()[0] == 8

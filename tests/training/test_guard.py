@@ -63,6 +63,26 @@ def test_a_run_that_went_back_and_was_stopped_ends_alike(guarded, nano_data, tmp
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("value", [float("nan"), 1e4])
+def test_a_checkpoint_that_holds_the_collapse_is_passed_over(value, guarded, nano_data, caplog):
+    class SpoilUpdate(Callback):
+        """Destroys the classifier in the update just before a checkpoint."""
+
+        def on_start(self, run):
+            def spoil(*_):
+                if run.step == 7 and run.trouble.rate_factor > 0.6:
+                    run.model.head.linear.bias.data[0] = value
+
+            run.optimizer.register_step_post_hook(spoil)
+
+    with caplog.at_level(logging.WARNING):
+        result = fit(guarded, data=nano_data, callbacks=[SpoilUpdate()])
+    assert (
+        "loss of step 8 is" in caplog.text and "back at step 6 with the learning rate times 0.5 (1 of 3)" in caplog.text
+    )
+    assert caplog.text.count("back at step") == 1 and result.steps == 18
+
+
 @pytest.mark.parametrize("loss, limit", [("cross_entropy", math.log(4)), ("binary_cross_entropy", math.log(2))])
 def test_a_hard_batch_late_in_training_is_no_collapse(loss, limit):
     run = SimpleNamespace(
