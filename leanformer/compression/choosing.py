@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from leanformer.bench.latency import fixed_batch
@@ -16,6 +17,7 @@ from leanformer.edits import plans
 from leanformer.edits.plans.search import Known
 from leanformer.errors import ConfigError, DataError
 from leanformer.models import ImageClassifier
+from leanformer.tasks.matching import find_columns
 
 Way = Literal["entropy", "accuracy", "latency", "exhaustive", "random", "first"]
 """What a plan goes by: the entropy of the outputs (greedily, as published), the accuracy, the latency, the entropy of
@@ -111,7 +113,16 @@ class Chooser:
         def images() -> Iterator[Tensor]:
             return (batch.images for batch in batches)
 
-        def labeled() -> Iterator[tuple[Tensor, Tensor]]:
-            return ((batch.images, batch.labels) for batch in batches)
+        if self.way != "accuracy":
+            return plans.TransferEntropy(images)
+        columns = find_columns(model.classes, model.config.num_classes, self.images, "the data set of the plan")
 
-        return plans.AccuracyDrop(labeled) if self.way == "accuracy" else plans.TransferEntropy(images)
+        def labeled() -> Iterator[tuple[Tensor, Tensor]]:
+            return ((batch.images, _scored(batch.labels, columns)) for batch in batches)
+
+        return plans.AccuracyDrop(labeled)
+
+
+def _scored(labels: Tensor, columns: Sequence[int]) -> Tensor:
+    """The model's numbers of the classes that the data set numbers in its own way; several for an image stay."""
+    return torch.tensor(columns)[labels] if labels.ndim == 1 else labels

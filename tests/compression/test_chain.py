@@ -10,8 +10,11 @@ from leanformer.checkpoints import runs
 from leanformer.compression import Chooser, Meter, parse_step, run_chain
 from leanformer.compression.choosing import Way
 from leanformer.compression.steps import Amount
+from leanformer.data import ArrayImages
 from leanformer.edits import FoldNorms, RemoveAttention
 from leanformer.errors import ConfigError, DataError, EditError
+
+from .conftest import CLASSES
 
 LINES: list[str] = []
 
@@ -88,6 +91,14 @@ def test_a_plan_by_latency_times_batches_as_they_will_be_used(vit):
         chooser = Chooser(images=None, way="latency", timed=3)
         plan = chooser.choose(vit, Amount(kind="remove_attention", count=1))
     assert plan.unit == "of the time" and 3 in sizes and sizes <= {1, 3}
+
+
+def test_a_plan_by_accuracy_knows_classes_by_their_names(vit, images):
+    other = ArrayImages(images.pixels, len(CLASSES) - 1 - images.labels, CLASSES[::-1], "reversed")
+    amount = Amount(kind="remove_attention", count=2)
+    plain, reverse = (Chooser(images=given, way="accuracy", count=64).choose(vit, amount) for given in (images, other))
+    assert plain.full["accuracy"] == 1.0  # the model is right on its own images
+    assert reverse.full == plain.full and reverse.edit == plain.edit
 
 
 def test_the_result_loads_strictly_and_answers_alike(meter, images, tmp_path):
