@@ -13,11 +13,11 @@ def write_page(
     path: Path, model: str, rows: Sequence[Figures], chosen: Figures, method: Sequence[tuple[str, str]]
 ) -> Path:
     """Write accuracy against latency of all `rows`, the original first, and mark the one that was saved."""
-    states = [_state(row) for row in rows]
+    states = [_state(row, row.edits == rows[0].edits) for row in rows]
     return write_compress_page(path, model, states, states[rows.index(chosen)], method)
 
 
-def _state(row: Figures) -> State:
+def _state(row: Figures, original: bool) -> State:
     at, gain = row.latency, row.latency.over_original
     return State(
         name=row.name,
@@ -29,6 +29,6 @@ def _state(row: Figures) -> State:
         p10_ms=at.p10_ms,
         p90_ms=at.p90_ms,
         speedup=(gain.speedup, gain.low, gain.high),
-        verdict=at.over_previous.verdict,
+        verdict="-" if original else at.over_previous.verdict,
         note=row.note,
     )

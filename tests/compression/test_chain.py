@@ -125,3 +125,11 @@ def test_folding_norms_is_checked_to_be_exact(images):
             module.set_scheduled(0.0)  # type: ignore[operator]
     chain = _chain(Meter(model, None, "", repeats=2), None, "fold_norms", force=True)
     assert isinstance(chain.model.edits[0], FoldNorms)
+
+
+def test_the_page_has_no_verdict_on_the_original(meter, tmp_path):
+    from leanformer.compression.page import write_page
+
+    first = meter.measure("original", meter.original)
+    text = write_page(tmp_path / "page.html", "vit", [first], first, []).read_text()
+    assert "no difference measured" not in text and "original" in text
