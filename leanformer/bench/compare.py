@@ -70,15 +70,8 @@ def compare(
     check_settings(runners, batch_size=batch_size, repeats=repeats, threads=threads)
     with torch_threads(threads):
         agreements = check_outputs(runners, fixed_batch(batch_size, image_size), tolerance=tolerance)
-    seconds = time_in_turns(
-        runners,
-        batch_size=batch_size,
-        image_size=image_size,
-        warmup=warmup,
-        repeats=repeats,
-        threads=threads,
-        min_seconds=min_seconds,
-    )
+    rounds = {"warmup": warmup, "repeats": repeats, "min_seconds": min_seconds}
+    seconds = time_in_turns(runners, batch_size=batch_size, image_size=image_size, threads=threads, **rounds)
     timings = compare_times([runner.name for runner in runners], seconds, batch_size)
     return Comparison(
         timings=tuple(gate(timings, agreements)),

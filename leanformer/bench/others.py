@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -13,6 +12,8 @@ from leanformer.errors import ConfigError
 
 def has_timm_model(name: str) -> bool:
     """Whether timm knows a model of that name, with or without a tag of weights."""
+    import timm
+
     return timm.is_model(name)
 
 
@@ -25,6 +26,8 @@ def build_timm_model(name: str, image_size: int | None = None) -> tuple[nn.Modul
     Raises:
         ConfigError: if the model cannot take images of that size.
     """
+    import timm
+
     own = timm.create_model(name, pretrained=False).eval()
     about: dict[str, Any] = own.pretrained_cfg  # type: ignore[assignment]
     _, height, width = about["input_size"]
