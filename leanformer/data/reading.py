@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -42,6 +43,10 @@ class Batch:
     """Name and error of the images found unreadable since the batch before; a loader reports each of them once."""
 
 
+LOST_WORKER = re.compile(r"DataLoader worker \(pid(\(s\))? [\d, ]+\) (is killed|exited unexpectedly)")
+"""What torch says of a worker that is gone."""
+
+
 class Reader:
     """Reads batches here or in workers, which stay from one epoch to the next, and remembers the unreadable images."""
 
@@ -75,7 +80,19 @@ class Reader:
         self._loader = self._loader or self._start(source)
         with signals_held():
             batches = iter(self._loader)  # begins the workers
-        return map(_with_tensors, batches)
+        return self._received(batches)
+
+    def _received(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        try:
+            yield from map(_with_tensors, batches)
+        except RuntimeError as error:
+            if not LOST_WORKER.match(str(error)):
+                raise
+            self._loader = None
+            raise DataError(
+                f"one of {self._workers} processes that read images was killed from outside, most often for want of "
+                "memory; use fewer workers or smaller batches"
+            ) from error
 
     def _start(self, source: Dataset[Batch]) -> DataLoader[Batch]:
         ahead = batches_ahead(_room(), self._workers, self._batch_bytes)

@@ -25,6 +25,32 @@ if __name__ == "__main__":
     time.sleep(600)
 """
 
+LOSING_A_WORKER = """
+import multiprocessing, os, signal, sys
+from leanformer.data import TrainBatches, open_data
+from leanformer.errors import DataError
+from leanformer.models import Preprocess
+
+if __name__ == "__main__":
+    batches = TrainBatches(open_data(sys.argv[1], "train"), Preprocess(image_size=(8, 8)), None, 4, 0, workers=2)
+    try:
+        for epoch in range(1000):
+            for batch in batches.batches(epoch):
+                for worker in multiprocessing.active_children():
+                    os.kill(worker.pid, signal.SIGKILL)
+    except DataError as error:
+        print(error)
+"""
+
+
+def test_a_worker_that_is_killed_from_outside_is_an_error_with_its_reason(tmp_path):
+    write_folder(tmp_path / "images", size=12)
+    script = tmp_path / "losing.py"
+    script.write_text(LOSING_A_WORKER)
+    done = subprocess.run([sys.executable, script, tmp_path / "images"], capture_output=True, text=True, timeout=120)
+    assert "one of 2 processes that read images was killed from outside" in done.stdout, done.stderr
+    assert done.returncode == 0
+
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for the state of processes")
 def test_workers_end_when_the_process_that_trains_is_killed(tmp_path):
