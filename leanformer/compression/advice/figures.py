@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from leanformer.bench.steadiness import BUSY
 from leanformer.compression.advice.crossing import Crossing
 from leanformer.compression.figures import Gain
 
 Needs = Literal["nothing", "images", "training"]
 """What has to be there before a change can be used: nothing, for outputs stay; images that choose or check; or
 training."""
-
-BUSY = 1.3
-"""The 90 % quantile over the 10 % one of a model's times, from which on something else was running."""
 
 
 @dataclass(frozen=True, kw_only=True)
