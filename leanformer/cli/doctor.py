@@ -13,6 +13,7 @@ from leanformer.cli.common import print_json
 EXTRAS = {
     "default": ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "tyro", "rich", "matplotlib"),
     "export": ("onnx", "onnxscript", "onnxruntime", "openvino"),
+    "quantize": ("nncf",),
     "executorch": ("executorch",),
     "coreml": ("coremltools",),
     "dense": ("segmentation-models-pytorch", "faster-coco-eval"),

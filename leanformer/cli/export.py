@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from leanformer.models import Preprocess
+    from leanformer.export import Int8Report, NormalizingClassifier
+    from leanformer.models import ImageClassifier, Preprocess
 
 COMPARED = 64
 """Images of a data set that a file is compared on."""
@@ -38,6 +39,13 @@ class Export:
     """Put the normalisation of the images into the file: it then takes values from 0 to 1."""
     data: Annotated[str | None, optional("DATA", "none")] = None
     """Data set on 64 of whose validation images the file is compared with the model too."""
+    int8: bool = False
+    """Compute in int8 (OpenVINO): ranges come from training images of `--data`, the accuracy from all its validation
+    images."""
+    max_drop: float = 0.5
+    """Points of accuracy that int8 may lose before layers stay in float."""
+    calibration_images: int = 300
+    """Training images that int8 takes its ranges from."""
 
     def run(self) -> int:
         """Print the report of the export."""
@@ -47,10 +55,11 @@ class Export:
             format_of(self.out)  # before a large model is opened
         model = open_trainable(self.model, self.weights)
         given = NormalizingClassifier(model) if self.normalize_inside else model
-        report = export_model(
-            given, self.out, image_size=model.config.image_size, dynamic_batch=not self.fixed_batch,
-            images=self._images(given.preprocess),
-        )  # fmt: skip
+        shape = {"image_size": model.config.image_size, "dynamic_batch": not self.fixed_batch}
+        if self.int8:
+            report = self._int8(given, shape)
+        else:
+            report = export_model(given, self.out, images=self._images(given.preprocess), **shape)
         print("\n".join(report.lines()))
         print(f"license of the weights: {model.origin.get('license') or 'not recorded'}")
         out = quoted(self.out)
@@ -65,3 +74,33 @@ class Export:
             some = some_of(open_data(self.data, "val"), COMPARED)
             for batch in EvalBatches(some, preprocess, 1 if self.fixed_batch else 16):
                 yield batch.images
+
+    def _int8(self, model: ImageClassifier | NormalizingClassifier, shape: dict[str, Any]) -> Int8Report:
+        from leanformer.data import EvalBatches, open_data
+        from leanformer.data.part import some_of
+        from leanformer.errors import ConfigError
+        from leanformer.export import Score, export_int8
+        from leanformer.tasks import Metrics, evaluate_images
+
+        if self.data is None:
+            raise ConfigError("int8 needs images: add --data, from which ranges and accuracy are taken")
+        if self.calibration_images < 1:
+            raise ConfigError(f"--calibration-images must be at least 1, got {self.calibration_images}")
+        data, val = self.data, open_data(self.data, "val")
+
+        def score(classifier: Any) -> Score:
+            metrics = evaluate_images(classifier, val, data, 1 if self.fixed_batch else 64, 0)
+            if not isinstance(metrics, Metrics):
+                raise ConfigError(f"{data} has images of several classes, whose accuracy int8 cannot be held to yet")
+            return Score(metrics.score, (metrics.predictions == metrics.labels).float().tolist())
+
+        some = some_of(open_data(data, "train"), self.calibration_images)
+        batches = EvalBatches(some, model.preprocess, 1)
+        return export_int8(
+            model,
+            self.out,
+            calibration=(batch.images for batch in batches),
+            score=score,
+            max_drop=self.max_drop,
+            **shape,
+        )

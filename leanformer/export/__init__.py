@@ -1,6 +1,7 @@
 """Finished models in other runtimes' formats, each file compared with the model before it is called done."""
 
 from leanformer.export.format import ExportedClassifier, Format, Graph
+from leanformer.export.int8 import Int8Report, Score, export_int8
 from leanformer.export.normalization import NormalizingClassifier
 from leanformer.export.onnx import Onnx, OnnxClassifier
 from leanformer.export.openvino import OpenVino, OpenVinoClassifier
@@ -14,12 +15,15 @@ __all__ = [
     "ExportedClassifier",
     "Format",
     "Graph",
+    "Int8Report",
     "NormalizingClassifier",
     "Onnx",
     "OnnxClassifier",
     "OpenVino",
     "OpenVinoClassifier",
+    "Score",
     "Verification",
+    "export_int8",
     "export_model",
     "format_of",
     "open_exported",

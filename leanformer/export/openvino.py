@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch._decomp import get_decompositions
+from torch.export import ExportedProgram
 
 from leanformer.errors import ExportError, require
 from leanformer.export.format import ExportedClassifier, Format, Graph, Node, check_file, count_norms
@@ -35,27 +36,30 @@ class OpenVino(Format):
 
     def write(self, model: nn.Module, images: Tensor, path: Path, metadata: Metadata, dynamic_batch: bool) -> Graph:
         """Write both files."""
-        runtime = require("openvino", extra="export")
-        program = trace(model, images, dynamic_batch=dynamic_batch)
-        try:
-            converted = runtime.convert_model(program.run_decompositions(get_decompositions(SPELT_OUT)))
-        except RuntimeError as error:  # what the converter raises
-            raise ExportError(f"the model cannot be expressed in OpenVINO: {root_cause(error)}") from error
-        converted.inputs[0].get_tensor().set_names({"images"})
-        converted.outputs[0].get_tensor().set_names({"logits"})
-        batch = -1 if dynamic_batch else len(images)
-        converted.reshape({"images": runtime.PartialShape([batch, *images.shape[1:]])})
-        for name, text in to_properties(metadata).items():
-            converted.set_rt_info(text, [SECTION, name.removeprefix(PREFIX)])
-        runtime.save_model(converted, path, compress_to_fp16=False)
-        return read_graph(converted)
+        converted = convert(spelt_out(trace(model, images, dynamic_batch=dynamic_batch)), images, dynamic_batch)
+        return save_graph(converted, path, metadata)
 
     def open(self, path: Path, threads: int) -> OpenVinoClassifier:
         """Open a file on the CPU, computing in float32."""
         return OpenVinoClassifier(path, threads=threads)
 
 
-class OpenVinoClassifier(ExportedClassifier):
+class CompiledClassifier(ExportedClassifier):
+    """Runs a graph that OpenVINO has compiled with so many threads; `path` is what errors call it."""
+
+    def __init__(self, compiled: Any, metadata: Metadata, path: Path, threads: int) -> None:
+        batch, *shape = compiled.inputs[0].get_partial_shape()
+        size = tuple(int(side.get_length()) for side in shape)
+        assert len(size) == 3
+        super().__init__(path, metadata, (None if batch.is_dynamic else int(batch.get_length()), *size), threads)
+        self._compiled = compiled
+
+    def compute(self, images: Tensor) -> Tensor:
+        """Logits of a batch that the file takes."""
+        return torch.from_numpy(self._compiled(images.numpy())[0].copy())
+
+
+class OpenVinoClassifier(CompiledClassifier):
     """Runs an OpenVINO IR on the CPU.
 
     Args:
@@ -64,8 +68,7 @@ class OpenVinoClassifier(ExportedClassifier):
     """
 
     def __init__(self, path: str | Path, *, threads: int | None = None, precision: Precision = "f32") -> None:
-        path, threads = Path(path), threads or torch.get_num_threads()
-        runtime = require("openvino", extra="export")
+        path = Path(path)
         check_file(path)
         check_file(path.with_suffix(".bin"))
         reader = require("openvino.frontend", extra="export").FrontEndManager().load_by_framework("ir")
@@ -74,17 +77,46 @@ class OpenVinoClassifier(ExportedClassifier):
         except RuntimeError as error:
             raise ExportError(f"{path}: OpenVINO cannot open it: {root_cause(error)}") from error
         metadata = from_properties(_properties(held), path.name)
-        batch, *shape = held.inputs[0].get_partial_shape()
-        size = tuple(int(side.get_length()) for side in shape)
-        assert len(size) == 3
-        super().__init__(path, metadata, (None if batch.is_dynamic else int(batch.get_length()), *size), threads)
+        threads = threads or torch.get_num_threads()
+        super().__init__(compile_graph(held, threads, precision), metadata, path, threads)
         self.precision = precision
-        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1}
-        self._compiled = runtime.Core().compile_model(held, "CPU", settings)
 
-    def compute(self, images: Tensor) -> Tensor:
-        """Logits of a batch that the file takes."""
-        return torch.from_numpy(self._compiled(images.numpy())[0].copy())
+
+def compile_graph(held: Any, threads: int, precision: Precision = "f32") -> Any:
+    """A graph, ready to run on the CPU."""
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1}
+    return require("openvino", extra="export").Core().compile_model(held, "CPU", settings)
+
+
+def spelt_out(program: ExportedProgram) -> ExportedProgram:
+    """The program in operations that the converter takes."""
+    return program.run_decompositions(get_decompositions(SPELT_OUT))
+
+
+def convert(program: ExportedProgram, images: Tensor, dynamic_batch: bool) -> Any:
+    """An OpenVINO graph of a program in operations that the converter takes, for images like these, (B, 3, H, W).
+
+    Raises:
+        ExportError: naming what cannot be expressed.
+    """
+    runtime = require("openvino", extra="export")
+    try:
+        converted = runtime.convert_model(program)
+    except RuntimeError as error:  # what the converter raises
+        raise ExportError(f"the model cannot be expressed in OpenVINO: {root_cause(error)}") from error
+    converted.inputs[0].get_tensor().set_names({"images"})
+    converted.outputs[0].get_tensor().set_names({"logits"})
+    batch = -1 if dynamic_batch else len(images)
+    converted.reshape({"images": runtime.PartialShape([batch, *images.shape[1:]])})
+    return converted
+
+
+def save_graph(held: Any, path: Path, metadata: Metadata) -> Graph:
+    """Write a graph and its weights, and say what it holds."""
+    for name, text in to_properties(metadata).items():
+        held.set_rt_info(text, [SECTION, name.removeprefix(PREFIX)])
+    require("openvino", extra="export").save_model(held, path, compress_to_fp16=False)
+    return read_graph(held)
 
 
 def read_graph(held: Any) -> Graph:

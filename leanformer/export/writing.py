@@ -27,6 +27,9 @@ from leanformer.export.verify import Verification, fixed_images, verify
 FORMATS: dict[str, Format] = {item.name: item for item in (Onnx(), OpenVino())}
 SUFFIXES = {item.suffix: item for item in FORMATS.values()}
 
+LOUD = ("torch.onnx", "onnxscript", "torch.export", "torch.utils.cpp_extension")
+"""Loggers of exporters, and of what they import."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
@@ -131,7 +134,7 @@ def open_exported(path: str | Path, *, threads: int | None = None) -> ExportedCl
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence exporters, which print their progress and warn about their own internals."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    loggers = [logging.getLogger(name) for name in LOUD]
     levels = [log.level for log in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
