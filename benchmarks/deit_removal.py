@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/deit_removal.py
 
-All are timed in turns on one batch, with random weights, next to timm's DeiT, with its attention in one fused kernel and
+All are timed in turns on one batch, with random weights, beside the DeiT of timm, with its attention in one kernel and
 in the several steps of the published code. Removed sets and numbers of merged tokens are those of "MLP Can Be A Good
 Transformer Learner" (https://arxiv.org/abs/2404.05657). Prints a Markdown table in a few minutes on one core.
 """
