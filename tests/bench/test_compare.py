@@ -91,7 +91,7 @@ def test_models_of_timm_are_built_for_the_size_that_is_asked_for():
     from leanformer.bench.others import build_timm_model, has_timm_model
     from leanformer.errors import ConfigError
 
-    assert has_timm_model("deit_tiny_patch16_224") and not has_timm_model("deit_tiny")
+    assert has_timm_model("deit_tiny_patch16_224") and not has_timm_model("deit_minuscule")
     model, size = build_timm_model("vit_tiny_patch16_224", 64)
     assert size == (64, 64) and model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
     model, size = build_timm_model("mobilenetv4_conv_small.e2400_r224_in1k", 96)
