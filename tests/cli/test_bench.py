@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.slow]  # OpenVINO beside many other tests ended their process
 pytest.importorskip("openvino")
 
 
