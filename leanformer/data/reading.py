@@ -85,8 +85,9 @@ class Reader:
     def _received(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         try:
             yield from map(_with_tensors, batches)
-        except RuntimeError as error:
-            if not LOST_WORKER.match(str(error)):
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            in_worker = str(error).startswith("Caught ")  # it lives, and sent this
+            if in_worker or (isinstance(error, RuntimeError) and not LOST_WORKER.match(str(error))):
                 raise
             self._loader = None
             raise DataError(
