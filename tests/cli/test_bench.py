@@ -8,7 +8,6 @@ import json
 import pytest
 
 pytestmark = [pytest.mark.extras, pytest.mark.slow]  # OpenVINO beside many other tests ended their process
-pytest.importorskip("openvino")
 
 
 def test_a_model_of_timm_is_measured_beside_ours_in_every_runtime(run, tmp_path):

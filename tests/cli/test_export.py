@@ -8,7 +8,6 @@ import leanformer
 from leanformer.data.synthetic import write_folder
 
 pytestmark = [pytest.mark.extras, pytest.mark.slow]  # OpenVINO beside many other tests ended their process
-pytest.importorskip("openvino")
 
 
 @pytest.fixture(scope="module")

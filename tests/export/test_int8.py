@@ -10,8 +10,6 @@ from leanformer.errors import ExportError
 from leanformer.export import ExportedClassifier, Score, export_int8, open_exported
 
 pytestmark = [pytest.mark.extras, pytest.mark.slow]  # OpenVINO beside many other tests ended their process
-pytest.importorskip("openvino")
-pytest.importorskip("nncf")
 
 SIZE = 16
 

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.extras
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-pytest.importorskip("openvino")
 
 every_format = pytest.mark.parametrize(
     "suffix",

@@ -14,7 +14,6 @@ from leanformer.export import OpenVinoClassifier, export_model, open_exported
 from leanformer.export.verify import fixed_images
 
 pytestmark = [pytest.mark.extras, pytest.mark.slow]  # OpenVINO beside many other tests ended their process
-pytest.importorskip("openvino")
 
 
 @pytest.fixture(scope="module")
