@@ -17,7 +17,7 @@ from leanformer.export.metadata import Metadata
 from leanformer.models.preprocess import Preprocess
 
 
-class ExportedClassifier(nn.Module):
+class ExportedClassifier(nn.Module, ABC):
     """An exported file in its runtime: (B, 3, H, W) images to (B, K) logits, with the class names and the preprocessing
     of the model it was exported from.
 
@@ -56,9 +56,9 @@ class ExportedClassifier(nn.Module):
             )
         return torch.cat([self.compute(part) for part in images.split(self.batch_size)])
 
+    @abstractmethod
     def compute(self, images: Tensor) -> Tensor:
         """Logits of a batch that the file takes, float32 on the CPU."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
