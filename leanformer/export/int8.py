@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from leanformer.errors import ExportError, require
+from leanformer.errors import ExportError
 from leanformer.export.files import folder_beside, move_in
 from leanformer.export.format import Graph
 from leanformer.export.metadata import describe
@@ -25,6 +25,7 @@ from leanformer.export.openvino import (
     OpenVinoClassifier,
     compile_graph,
     convert,
+    require_untracked,
     save_graph,
     spelt_out,
 )
@@ -158,7 +159,7 @@ def _quantise(
     converted: Any, ranges: list[Any], measure: Callable[[Any], Score], before: float, max_drop: float
 ) -> Any:
     """The graph in int8, with as many layers in float as it takes to lose at most `max_drop`."""
-    nncf = require("nncf", extra="quantize")
+    nncf = require_untracked("nncf", extra="quantize")
     shared = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(ranges)}
     whole = nncf.quantize(converted, nncf.Dataset(ranges), **shared)
     if before - measure(compile_graph(whole, torch.get_num_threads())).value <= max_drop:
@@ -169,7 +170,7 @@ def _quantise(
 
     images = nncf.Dataset(ranges)  # `validate` has its own
     # No scales move from activations into weights: a layer that is put back would forget them, and compute nonsense.
-    parameters = require("nncf.quantization.advanced_parameters", extra="quantize")
+    parameters = require_untracked("nncf.quantization.advanced_parameters", extra="quantize")
     unmoved = parameters.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     plain = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=unmoved)
     return nncf.quantize_with_accuracy_control(
@@ -207,7 +208,7 @@ def _modules(program: ExportedProgram) -> dict[str, str]:
 def _hushed() -> Iterator[None]:
     """Silence NNCF, which reports its progress."""
     with quiet():
-        require("nncf", extra="quantize")
+        require_untracked("nncf", extra="quantize")
         log = logging.getLogger("nncf")
         level = log.level
         log.setLevel(logging.ERROR)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,6 +27,15 @@ SECTION = PREFIX.removesuffix(".")
 
 Precision = Literal["f32", "bf16", "f16"]
 """What the runtime computes in; it takes the nearest that the processor has."""
+
+
+def require_untracked(module: str, *, extra: str) -> ModuleType:
+    """`require` for OpenVINO and what belongs to it, without the package with which they report their use.
+
+    That package starts processes that call its maker's server, from whatever process exports a model.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
+    return require(module, extra=extra)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +82,7 @@ class OpenVinoClassifier(CompiledClassifier):
         path = Path(path)
         check_file(path)
         check_file(path.with_suffix(".bin"))
-        reader = require("openvino.frontend", extra="export").FrontEndManager().load_by_framework("ir")
+        reader = require_untracked("openvino.frontend", extra="export").FrontEndManager().load_by_framework("ir")
         try:
             held = reader.convert(reader.load(str(path)))
         except RuntimeError as error:
@@ -85,7 +96,7 @@ class OpenVinoClassifier(CompiledClassifier):
 def compile_graph(held: Any, threads: int, precision: Precision = "f32") -> Any:
     """A graph, ready to run on the CPU."""
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1}
-    return require("openvino", extra="export").Core().compile_model(held, "CPU", settings)
+    return require_untracked("openvino", extra="export").Core().compile_model(held, "CPU", settings)
 
 
 def spelt_out(program: ExportedProgram) -> ExportedProgram:
@@ -99,7 +110,7 @@ def convert(program: ExportedProgram, images: Tensor, dynamic_batch: bool) -> An
     Raises:
         ExportError: naming what cannot be expressed.
     """
-    runtime = require("openvino", extra="export")
+    runtime = require_untracked("openvino", extra="export")
     try:
         converted = runtime.convert_model(program)
     except RuntimeError as error:  # what the converter raises
@@ -115,7 +126,7 @@ def save_graph(held: Any, path: Path, metadata: Metadata) -> Graph:
     """Write a graph and its weights, and say what it holds."""
     for name, text in to_properties(metadata).items():
         held.set_rt_info(text, [SECTION, name.removeprefix(PREFIX)])
-    require("openvino", extra="export").save_model(held, path, compress_to_fp16=False)
+    require_untracked("openvino", extra="export").save_model(held, path, compress_to_fp16=False)
     return read_graph(held)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,3 +132,19 @@ def test_the_metadata_is_json_that_other_programs_can_read(path):
 
     held = openvino.Core().read_model(path).get_rt_info(["leanformer", "classes"]).astype(str)
     assert json.loads(held)[1:] == ["<bee> & 'wasp'", "été"]
+
+
+EXPORT = """
+import sys
+seen = []
+sys.addaudithook(lambda event, _: seen.append(event))
+import leanformer
+from leanformer.export import export_model
+export_model(leanformer.build("deit_nano", depth=1).eval(), "model.xml", image_size=16)
+print(*sorted(set(seen) & {"os.fork", "socket.connect", "socket.getaddrinfo", "urllib.Request"}))
+"""
+
+
+def test_an_export_calls_nobody(tmp_path):
+    done = subprocess.run([sys.executable, "-c", EXPORT], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
