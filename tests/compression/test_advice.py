@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def gain(speedup: float, noise: float = 0.01) -> Gain:
 
 
 def change(name: str, speedup: float, needs="images", **more) -> Change:
-    given = {"attention": False, "edit": name, "median_ms": 1.0, "rounds": 6, **more}
+    given = {"attention": False, "edit": name, "median_ms": 1.0, "base_ms": 1.0, "rounds": 6, **more}
     return Change(name=name, needs=needs, gain=gain(speedup), **given)
 
 
@@ -216,7 +217,9 @@ def test_advice_says_what_pays_what_is_refused_and_is_measured_once(tmp_path, mo
     assert len(timer.calls) == calls
     assert replace(again, measured=()) == replace(first, measured=())
     assert all(each.path is not None for each in again.measured)
-    assert "--fresh measures" in "\n".join(advice_lines(again))
+    said = "\n".join(advice_lines(again))
+    assert "--fresh measures" in said
+    assert re.search(r"merge_tokens:4 +500\. of 1\.00e\+03 ms  2\.00x", said)
     assert Advice.from_dict(json.loads(json.dumps(first.to_dict()))) == first
 
     (damaged,) = [path for path in tmp_path.glob("*.json") if '"place"' in path.read_text()]

@@ -39,6 +39,8 @@ class Change:
     edit: str | None
     """What `--edit` takes; None for another model, whose registered name is `name`."""
     median_ms: float
+    base_ms: float
+    """Median of the model as it is, in turns with which the change was timed."""
     rounds: int
     """That it was timed in; 1 if it was too slow for more."""
     gain: Gain | None

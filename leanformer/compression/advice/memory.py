@@ -21,7 +21,7 @@ from leanformer.models import ImageClassifier
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 class AdviceMemory:

@@ -63,6 +63,7 @@ def _change(candidate: Candidate, own: Turns, original: Turns, model: ImageClass
         attention=candidate.attention,
         edit=candidate.edit,
         median_ms=median_ms(own.seconds),
+        base_ms=median_ms(original.seconds),
         rounds=len(own.seconds),
         gain=own.gain_over(original),
         difference=_difference(candidate, model),

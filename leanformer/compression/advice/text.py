@@ -61,13 +61,13 @@ def busy_line(setting: Setting) -> str:
 
 
 def change_cells(change: Change) -> tuple[str, str, str, str]:
-    """Name, time, speed over the model as it is, and what is to be known."""
+    """Name, its time and that of the model as it is, speed over that, and what is to be known."""
     speed = "-" if change.gain is None else str(change.gain)
     notes = [change.verdict, NEEDS[change.needs]]
     if change.difference is not None:
         kept = "" if change.difference <= EXACT else "NOT KEPT: "
         notes[1] = f"{kept}outputs differ by {change.difference:.0e} of their scale"
-    return change.name, f"{change.median_ms:#.3g} ms", speed, ", ".join(notes)
+    return change.name, f"{change.median_ms:#.3g} of {change.base_ms:#.3g} ms", speed, ", ".join(notes)
 
 
 def _setting_lines(setting: Setting, model: str) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _table(title: str, changes: Sequence[Change]) -> Iterator[str]:
         return
     yield title
     for name, ms, speed, notes in map(change_cells, changes):
-        yield f"    {name:<{WIDTH}} {ms:>9}  {speed:<18} {notes}"
+        yield f"    {name:<{WIDTH}} {ms:>22}  {speed:<18} {notes}"
 
 
 def _refusals(refused: Sequence[Refusal], indent: str) -> Iterator[str]:
