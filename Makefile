@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	echo "setting up $(VENV) with $$python (torch makes it a few GB, the first time takes minutes)"; \
 	rm -rf $(VENV) && $$python -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[quantize,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[quantize,executorch,coreml,dev,docs]'
 	@touch $(STAMP)
 
 demo: $(STAMP)

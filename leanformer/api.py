@@ -57,7 +57,7 @@ def load(
     the classifier is a new one of zeros. Both are logged.
 
     Args:
-        model: a directory that `save` or `leanformer train` wrote, an exported file (`.onnx`, `.xml`), which
+        model: a directory that `save` or `leanformer train` wrote, an exported file (`.onnx`, `.xml`, `.pte`), which
             gives an `ExportedClassifier`: it predicts and evaluates like a model, and cannot be changed; a registered
             name (`flatten_swin_tiny`, `flatten_swin_tiny.in1k`), a timm name
             (`timm/swin_tiny_patch4_window7_224.ms_in1k`) or a folder with such a model from the Hugging Face Hub, or a

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Measured = tuple[Runner, Cost | None]
     """What is measured, and what it costs on paper."""
 
-Form = Literal["eager", "folded", "onnx", "openvino"]
+Form = Literal["eager", "folded", "onnx", "openvino", "executorch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Bench:
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL ...")]
-    """Run directories, exported files (.onnx, .xml), or names of models, with random weights: ours, or timm's."""
+    """Run directories, exported files (.onnx, .xml, .pte), or names of models, with random weights: ours, or timm's."""
     forms: tuple[Form, ...] = ("eager", "folded", "onnx")
     """The forms of each model to measure."""
     batch_size: int = 1
@@ -60,7 +60,7 @@ class Bench:
         if not self.models:
             raise ConfigError("no model given: leanformer bench MODEL ...")
         if not self.forms:
-            raise ConfigError("no form given: --forms eager folded onnx openvino, or some of them")
+            raise ConfigError("no form given: --forms eager folded onnx openvino executorch, or some of them")
         opened = [(name, *self._open(name)) for name in self.models]
         sizes = {size for _, _, size in opened}
         if len(sizes) > 1:

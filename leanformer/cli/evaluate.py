@@ -34,7 +34,7 @@ class Evaluate:
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run directory, an exported file (.onnx, .xml), or the name of a model with published weights or `--weights`."""
+    """A run directory, an exported file, or the name of a model with published weights or `--weights`."""
     data: str
     """A folder of images, or `garments`."""
     split: Literal["val", "train", "all"] = "val"

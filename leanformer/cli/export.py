@@ -29,11 +29,11 @@ class Export:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, or the name of a model with published weights or `--weights`."""
     out: Path
-    """The file to write; the end of its name is its format: .onnx, or .xml for OpenVINO."""
+    """The file to write; the end of its name is its format: .onnx, .xml for OpenVINO, .pte for ExecuTorch."""
     weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A published weight file for a model's name."""
     fixed_batch: bool = False
-    """Fix the batch size at 1 instead of leaving it open."""
+    """Fix the batch size at 1 instead of leaving it open; ExecuTorch's always is."""
 
     normalize_inside: bool = False
     """Put the normalisation of the images into the file: it then takes values from 0 to 1."""

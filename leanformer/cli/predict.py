@@ -17,7 +17,7 @@ class Predict:
     """Name the class of images, with its probability; of a model for images of several classes, all that it finds."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run directory, an exported file (.onnx, .xml), or the name of a model with published weights or `--weights`."""
+    """A run directory, an exported file, or the name of a model with published weights or `--weights`."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files."""
     weights: Annotated[Path | None, optional("PATH", "none")] = None

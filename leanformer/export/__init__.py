@@ -1,5 +1,6 @@
 """Finished models in other runtimes' formats, each file compared with the model before it is called done."""
 
+from leanformer.export.executorch import ExecuTorch, ExecuTorchClassifier
 from leanformer.export.format import ExportedClassifier, Format, Graph
 from leanformer.export.int8 import Int8Report, Score, export_int8
 from leanformer.export.normalization import NormalizingClassifier
@@ -11,6 +12,8 @@ from leanformer.export.writing import FORMATS, SUFFIXES, ExportReport, export_mo
 __all__ = [
     "FORMATS",
     "SUFFIXES",
+    "ExecuTorch",
+    "ExecuTorchClassifier",
     "ExportReport",
     "ExportedClassifier",
     "Format",

@@ -89,6 +89,8 @@ class Format(ABC):
     """As users type it."""
     suffix: ClassVar[str]
     """Of its files."""
+    any_batch: ClassVar[bool] = True
+    """Whether its files may take any number of images at once; those that may not take one."""
 
     @abstractmethod
     def write(self, model: nn.Module, images: Tensor, path: Path, metadata: Metadata, dynamic_batch: bool) -> Graph:

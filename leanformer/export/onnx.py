@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from leanformer.errors import ExportError, require
 from leanformer.export.format import ExportedClassifier, Format, Graph, Node, check_file, count_norms
 from leanformer.export.metadata import Metadata, from_properties, to_properties
-from leanformer.export.program import root_cause, trace
+from leanformer.export.program import attention_in_steps, root_cause, trace
 
 if TYPE_CHECKING:
     import onnx
@@ -94,18 +93,15 @@ def read_graph(path: str | Path) -> Graph:
 
 def _convert(program: ExportedProgram, opset: int | None) -> torch.onnx.ONNXProgram:
     try:
-        # Attention is decomposed here. Under the rules of the fused CPU kernel the parts get strides that the views
-        # after it were not traced with, and the conversion of biased attention fails.
-        with sdpa_kernel(SDPBackend.MATH):
-            converted = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=opset,
-                input_names=["images"],
-                output_names=["logits"],
-                custom_translation_table={torch.ops.aten.sort.stable: _sort},
-                verbose=False,
-            )
+        converted = torch.onnx.export(
+            attention_in_steps(program),
+            dynamo=True,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=["logits"],
+            custom_translation_table={torch.ops.aten.sort.stable: _sort},
+            verbose=False,
+        )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"the model cannot be expressed in ONNX: {root_cause(error)}") from error
     assert converted is not None, "the dynamo exporter always returns a program"

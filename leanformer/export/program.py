@@ -3,15 +3,19 @@ traced."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, default_decompositions
+from torch.fx import Node
 
 from leanformer.errors import ExportError
+
+NORMS = frozenset({"layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm"})
 
 
 def trace(model: nn.Module, images: Tensor, *, dynamic_batch: bool) -> ExportedProgram:
@@ -32,6 +36,32 @@ def trace(model: nn.Module, images: Tensor, *, dynamic_batch: bool) -> ExportedP
         raise ExportError(f"{where} cannot be exported: {root_cause(error)}{hint}") from error
 
 
+def attention_in_steps(program: ExportedProgram) -> ExportedProgram:
+    """The program with attention as two products and a softmax instead of one operation.
+
+    What exporters put in its place by themselves guards against rows that are masked whole, which our models do not
+    have and runtimes compute slowly, and fails for attention with biases or in stripes.
+    """
+    return program.run_decompositions({torch.ops.aten.scaled_dot_product_attention.default: _attention})
+
+
+def in_core_operations(program: ExportedProgram, more: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
+    """The program in torch's core operations, those that `more` names spelt out as it says."""
+    table = default_decompositions()
+    table.update(more)
+    return program.run_decompositions(table)
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+    *, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    if dropout_p or is_causal or enable_gqa or (attn_mask is not None and not attn_mask.is_floating_point()):
+        return NotImplemented  # no model of ours: left to the exporter
+    scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-2, -1)
+    return (scores if attn_mask is None else scores + attn_mask).softmax(dim=-1) @ v
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put `model` into evaluation mode, and each of its modules back into its own mode afterwards."""
@@ -47,6 +77,20 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def device_of(model: nn.Module) -> torch.device:
     """The device of the first parameter; the CPU for a model without any."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def kind_of_node(node: Node) -> str:
+    """What a node of a traced graph calls, such as "layer_norm"; empty for inputs, outputs and constants."""
+    if node.op != "call_function":
+        return ""
+    name = getattr(node.target, "_schema", None)
+    name = name.name if name is not None else getattr(node.target, "__name__", str(node.target))
+    return str(name).rpartition("::")[2]
+
+
+def count_program_norms(program: ExportedProgram) -> int:
+    """Normalisations that a traced program computes."""
+    return sum(kind_of_node(node) in NORMS for node in program.graph.nodes)
 
 
 def _innermost_module(model: nn.Module, traceback: TracebackType | None) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from leanformer.errors import ExportError
+from leanformer.export.executorch import ExecuTorch
 from leanformer.export.files import folder_beside, move_in
 from leanformer.export.format import ExportedClassifier, Format, Graph
 from leanformer.export.metadata import describe
@@ -24,7 +25,7 @@ from leanformer.export.openvino import OpenVino
 from leanformer.export.program import device_of, evaluation_mode
 from leanformer.export.verify import Verification, fixed_images, verify
 
-FORMATS: dict[str, Format] = {item.name: item for item in (Onnx(), OpenVino())}
+FORMATS: dict[str, Format] = {item.name: item for item in (Onnx(), OpenVino(), ExecuTorch())}
 SUFFIXES = {item.suffix: item for item in FORMATS.values()}
 
 LOUD = ("torch.onnx", "onnxscript", "torch.export", "torch.utils.cpp_extension")
@@ -70,7 +71,7 @@ def export_model(
 
     Args:
         format: by default the one that the end of the path's name stands for.
-        dynamic_batch: whether the file takes any number of images at once.
+        dynamic_batch: whether the file takes any number of images at once, where the format has that.
         images: batches (B, 3, H, W) to compare on, beside fixed ones.
         tolerance: of the outputs' scale.
 
@@ -84,6 +85,7 @@ def export_model(
     if path.is_dir():
         raise ExportError(f"{path} is a folder; give the path of a file, such as {path / 'model.onnx'}")
     format = format or format_of(path)
+    dynamic_batch = dynamic_batch and format.any_batch
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     example = fixed_images(1, size)
     with folder_beside(path) as folder:

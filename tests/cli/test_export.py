@@ -7,7 +7,7 @@ import pytest
 import leanformer
 from leanformer.data.synthetic import write_folder
 
-pytestmark = [pytest.mark.extras, pytest.mark.slow]  # OpenVINO beside many other tests ended their process
+pytestmark = pytest.mark.extras
 
 
 @pytest.fixture(scope="module")

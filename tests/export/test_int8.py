@@ -9,7 +9,7 @@ import leanformer
 from leanformer.errors import ExportError
 from leanformer.export import ExportedClassifier, Score, export_int8, open_exported
 
-pytestmark = [pytest.mark.extras, pytest.mark.slow]  # OpenVINO beside many other tests ended their process
+pytestmark = pytest.mark.extras
 
 SIZE = 16
 

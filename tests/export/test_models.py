@@ -25,7 +25,11 @@ pytest.importorskip("onnxruntime")
 
 every_format = pytest.mark.parametrize(
     "suffix",
-    [".onnx", pytest.param(".xml", marks=pytest.mark.slow)],  # OpenVINO beside many other tests ended their process
+    [
+        ".onnx",
+        ".pte",
+        pytest.param(".xml", marks=pytest.mark.slow),
+    ],  # OpenVINO beside many other tests ended their process
 )
 
 
