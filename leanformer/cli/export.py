@@ -29,11 +29,13 @@ class Export:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, or the name of a model with published weights or `--weights`."""
     out: Path
-    """The file to write; the end of its name is its format: .onnx, .xml for OpenVINO, .pte for ExecuTorch."""
+    """The file to write; the end of its name is its format: .onnx, .xml for OpenVINO, .pte for ExecuTorch,
+    .mlpackage for Core ML."""
     weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A published weight file for a model's name."""
     fixed_batch: bool = False
-    """Fix the batch size at 1 instead of leaving it open; ExecuTorch's always is."""
+    """Fix the batch size at 1 instead of leaving it open; those of ExecuTorch and Core ML
+    always do."""
 
     normalize_inside: bool = False
     """Put the normalisation of the images into the file: it then takes values from 0 to 1."""
@@ -49,10 +51,9 @@ class Export:
 
     def run(self) -> int:
         """Print the report of the export."""
-        from leanformer.export import NormalizingClassifier, export_model, format_of
+        from leanformer.export import NormalizingClassifier, export_model, format_for
 
-        if not self.out.is_dir():
-            format_of(self.out)  # before a large model is opened
+        format = format_for(self.out)  # before a large model is opened
         model = open_trainable(self.model, self.weights)
         given = NormalizingClassifier(model) if self.normalize_inside else model
         shape = {"image_size": model.config.image_size, "dynamic_batch": not self.fixed_batch}
@@ -63,7 +64,8 @@ class Export:
         print("\n".join(report.lines()))
         print(f"license of the weights: {model.origin.get('license') or 'not recorded'}")
         out = quoted(self.out)
-        print(f"next: leanformer predict {out} IMAGE, or leanformer bench {quoted(self.model)} {out}")
+        if not format.not_run_here():
+            print(f"next: leanformer predict {out} IMAGE, or leanformer bench {quoted(self.model)} {out}")
         return 0
 
     def _images(self, preprocess: Preprocess) -> Iterator[Tensor]:

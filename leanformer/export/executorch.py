@@ -22,7 +22,6 @@ from leanformer.export.metadata import Metadata, from_properties, to_properties
 from leanformer.export.program import (
     attention_in_steps,
     count_program_norms,
-    in_core_operations,
     kind_of_node,
     root_cause,
     trace,
@@ -45,7 +44,15 @@ def stable_sort(x: Tensor, dim: int = -1, descending: bool = False, *, stable: b
     return x.gather(-1, order), order
 
 
-SPELT_OUT = {torch.ops.aten.sort.stable: stable_sort, torch.ops.aten.sort.default: stable_sort}
+def _stable_argsort(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:
+    return stable_sort(x, dim, descending, stable=stable)[1]
+
+
+SPELT_OUT = {
+    torch.ops.aten.sort.stable: stable_sort,
+    torch.ops.aten.sort.default: stable_sort,
+    torch.ops.aten.argsort.stable: _stable_argsort,
+}
 """Operations that the runtime lacks."""
 
 
@@ -68,7 +75,7 @@ class ExecuTorch(Format):
         described = {DESCRIPTION: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
         try:
             lowered = exir.to_edge_transform_and_lower(
-                in_core_operations(attention_in_steps(program), SPELT_OUT),
+                attention_in_steps(program).run_decompositions(SPELT_OUT),
                 partitioner=[partitions.XnnpackPartitioner()],
                 constant_methods=described,
             )

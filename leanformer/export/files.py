@@ -22,18 +22,26 @@ def folder_beside(path: Path) -> Iterator[Path]:
         raise ExportError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder and below."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def move_in(written: Path, target: Path, suffix: str = "") -> None:
-    """Move the file `written`, and what else lies in its folder, to `target` and beside it, `suffix` behind each name.
+    """Move `written`, a file or a folder, and what else lies beside it to `target`, `suffix` behind each name.
 
     Data that the file refers to comes first. So that a file never meets the data of another, one that is replaced goes
     before them.
     """
     files = sorted(written.parent.iterdir(), key=lambda file: file == written)
-    for file in files:
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+    for file in written.parent.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
     place = target.with_name(f"{target.name}{suffix}")
-    if len(files) > 1:
+    if place.is_dir():
+        place.rename(written.parent / "before")  # a folder takes the place of none that holds something
+    elif len(files) > 1:
         place.unlink(missing_ok=True)
     for file in files[:-1]:
         os.replace(file, target.parent / f"{file.name}{suffix}")

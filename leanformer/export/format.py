@@ -91,6 +91,12 @@ class Format(ABC):
     """Of its files."""
     any_batch: ClassVar[bool] = True
     """Whether its files may take any number of images at once; those that may not take one."""
+    is_folder: ClassVar[bool] = False
+    """Whether what it writes is a folder."""
+
+    def not_run_here(self) -> str:
+        """Why files of this format cannot be run on this machine; empty where they can."""
+        return ""
 
     @abstractmethod
     def write(self, model: nn.Module, images: Tensor, path: Path, metadata: Metadata, dynamic_batch: bool) -> Graph:

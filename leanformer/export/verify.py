@@ -66,6 +66,12 @@ def compare_outputs(found: Tensor, expected: Tensor, *, tolerance: float) -> Ver
     )
 
 
+def flat_images(image_size: tuple[int, int]) -> Tensor:
+    """Two images of one colour each, in which all tokens are alike and features may vanish: (2, 3, H, W)."""
+    colours = torch.tensor([0.0, 2.0]).view(2, 1, 1, 1)
+    return colours.expand(2, 3, *image_size).clone()
+
+
 def fixed_images(count: int, image_size: tuple[int, int]) -> Tensor:
     """`count` images of unit variance, the same on every machine and at every call: (count, 3, H, W)."""
     generator = torch.Generator().manual_seed(count)

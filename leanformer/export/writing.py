@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from leanformer.errors import ExportError
+from leanformer.export.coreml import CoreMl
 from leanformer.export.executorch import ExecuTorch
-from leanformer.export.files import folder_beside, move_in
+from leanformer.export.files import folder_beside, move_in, size_of
 from leanformer.export.format import ExportedClassifier, Format, Graph
 from leanformer.export.metadata import describe
 from leanformer.export.onnx import Onnx
 from leanformer.export.openvino import OpenVino
 from leanformer.export.program import device_of, evaluation_mode
-from leanformer.export.verify import Verification, fixed_images, verify
+from leanformer.export.verify import Verification, fixed_images, flat_images, verify
 
-FORMATS: dict[str, Format] = {item.name: item for item in (Onnx(), OpenVino(), ExecuTorch())}
+FORMATS: dict[str, Format] = {item.name: item for item in (Onnx(), OpenVino(), ExecuTorch(), CoreMl())}
 SUFFIXES = {item.suffix: item for item in FORMATS.values()}
 
 LOUD = ("torch.onnx", "onnxscript", "torch.export", "torch.utils.cpp_extension")
@@ -42,7 +43,10 @@ class ExportReport:
     graph: Graph
     image_size: tuple[int, int]
     dynamic_batch: bool
-    verification: Verification
+    verification: Verification | None
+    """None where the file cannot be run on this machine."""
+    not_compared: str
+    """Why."""
     seconds: float
 
     def lines(self) -> tuple[str, ...]:
@@ -53,7 +57,7 @@ class ExportReport:
         return (
             f"{self.path}: {self.graph.title}, {size}, {batch}, {height} x {width} images",
             f"graph: {sum(self.graph.nodes.values())} nodes, {self.graph.num_norms} of them normalisations",
-            f"compared with the model: {self.verification}",
+            f"compared with the model: {self.verification or f'no, {self.not_compared}'}",
         )
 
 
@@ -82,9 +86,7 @@ def export_model(
     """
     started = time.perf_counter()
     path = Path(path)
-    if path.is_dir():
-        raise ExportError(f"{path} is a folder; give the path of a file, such as {path / 'model.onnx'}")
-    format = format or format_of(path)
+    format = format or format_for(path)
     dynamic_batch = dynamic_batch and format.any_batch
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     example = fixed_images(1, size)
@@ -92,12 +94,13 @@ def export_model(
         written = folder / path.name
         with evaluation_mode(model), quiet():
             graph = format.write(model, example.to(device_of(model)), written, describe(model), dynamic_batch)
-        batches = [example, fixed_images(3, size)] if dynamic_batch else [example]
-        runtime = format.open(written, torch.get_num_threads())
-        verification = verify(runtime, model, [*batches, *images], tolerance=tolerance)
-        size_bytes = sum(file.stat().st_size for file in folder.iterdir())
-        move_in(written, path, "" if verification.passed else ".unverified")
-    if not verification.passed:
+        batches = [example, fixed_images(3, size), flat_images(size)]
+        runtime, reason = format.open(written, torch.get_num_threads()), format.not_run_here()
+        verification = None if reason else verify(runtime, model, [*batches, *images], tolerance=tolerance)
+        size_bytes = size_of(folder)
+        passed = verification is None or verification.passed
+        move_in(written, path, "" if passed else ".unverified")
+    if not passed:
         raise ExportError(
             f"{path.name} does not compute what the model does: {verification}; kept as {path}.unverified"
         )
@@ -108,8 +111,20 @@ def export_model(
         image_size=size,
         dynamic_batch=dynamic_batch,
         verification=verification,
+        not_compared=reason,
         seconds=time.perf_counter() - started,
     )
+
+
+def format_for(path: Path) -> Format:
+    """The format of what is to be written to `path`.
+
+    Raises:
+        ExportError: for a folder, and for ends that are not known.
+    """
+    if path.is_dir() and not (path.suffix in SUFFIXES and SUFFIXES[path.suffix].is_folder):
+        raise ExportError(f"{path} is a folder; give the path of a file, such as {path / 'model.onnx'}")
+    return format_of(path)
 
 
 def format_of(path: Path) -> Format:

@@ -16,15 +16,15 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 0.0, floor
 
     q is (B, h, N, d), k is (B, h, M, d), v is (B, h, M, e), all after their feature map (non-negative q and k); the
     result is (B, h, N, e) in the dtype of v. A query whose features are all zero gets exactly zero. Sums and the
-    division are in float32 whatever the input, and keys are scaled by 1 / M first, so that half-precision inputs cannot
-    overflow.
+    division are in float32 whatever the input, so that half-precision inputs cannot overflow. `eps` is added as it is,
+    not to a mean over keys: exporters take a constant below 1e-8 for zero and leave it out.
     """
-    num_keys = k.shape[-2]
     with no_autocast(q):
-        q32, k32, v32 = q.float(), k.float() / num_keys, v.float()
+        q32, k32, v32 = q.float(), k.float(), v.float()
         summary = k32.transpose(-2, -1) @ v32  # (B, h, d, e)
         weight = q32 @ k32.sum(dim=-2).unsqueeze(-1)  # (B, h, N, 1)
-        weight = weight + eps / num_keys
+        if eps:
+            weight = weight + eps
         if floor:
-            weight = weight.clamp(min=floor / num_keys)
+            weight = weight.clamp(min=floor)
         return ((q32 @ summary) / weight).to(v.dtype)

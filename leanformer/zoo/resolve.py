@@ -28,7 +28,7 @@ Kind = Literal["name", "timm", "folder", "hub_folder", "exported"]
 Source = str | Path | Mapping[str, Tensor]
 """Where weights come from: a file, or tensors under their published names."""
 
-EXPORTED = frozenset({".onnx", ".pte", ".xml"})
+EXPORTED = frozenset({".mlpackage", ".onnx", ".pte", ".xml"})
 """Ends of the names of exported files: those of `leanformer.export.SUFFIXES`."""
 
 

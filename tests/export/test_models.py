@@ -23,14 +23,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-every_format = pytest.mark.parametrize(
-    "suffix",
-    [
-        ".onnx",
-        ".pte",
-        pytest.param(".xml", marks=pytest.mark.slow),
-    ],  # OpenVINO beside many other tests ended their process
-)
+runnable = sorted(suffix for suffix, format in SUFFIXES.items() if not format.not_run_here())
+every_format = pytest.mark.parametrize("suffix", runnable)
 
 
 def model_with_statistics(name: str, **changes) -> ImageClassifier:
@@ -74,6 +68,20 @@ def test_a_folded_model_has_a_smaller_graph_without_norms_and_names_its_edit(tmp
     assert sum(folded.graph.nodes.values()) < sum(whole.graph.nodes.values())
     assert [edit["kind"] for edit in exported.metadata.edits] == ["fold_norms"]
     torch.testing.assert_close(exported(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@every_format
+def test_queries_without_features_get_zero_in_every_runtime(tmp_path, suffix):
+    """An exporter took the constant that keeps their denominators above zero for zero itself."""
+    model = leanformer.build("slab_swin_nano").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("qkv.bias"):
+                parameter[: len(parameter) // 3] = -9.0  # no query is left after ReLU
+    export_model(model, tmp_path / f"model{suffix}", image_size=64)
+    images = torch.randn(2, 3, 64, 64)
+    found = open_exported(tmp_path / f"model{suffix}")(images)
+    torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-5)
 
 
 def test_folding_costs_no_parameters_and_no_multiplications():
