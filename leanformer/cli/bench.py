@@ -70,8 +70,11 @@ class Bench:
             "batch_size": self.batch_size, "image_size": size, "warmup": self.warmup,
             "repeats": self.repeats, "threads": self.threads,
         }  # fmt: skip
+        failed: list[str] = []
         with tempfile.TemporaryDirectory() as folder:
-            found = [found for name, model, _ in opened for found in self._runners(name, model, size, Path(folder))]
+            found = [
+                each for name, model, _ in opened for each in self._runners(name, model, size, Path(folder), failed)
+            ]
             compared = bench.compare([runner for runner, _ in found], **settings)
         agreements = {agreement.name: agreement for agreement in compared.agreements}
         rows = [
@@ -80,26 +83,31 @@ class Bench:
         ]
         method = bench.record_method(**settings)
         if self.markdown is not None:
-            said = "".join(f"\n{line}\n" for line in compared.disturbances)
+            said = "".join(f"\n{line}\n" for line in (*compared.disturbances, *failed))
             write_text(self.markdown, bench.format_markdown(rows, method) + said)
         if self.csv is not None:
             write_text(self.csv, bench.format_csv(rows))
         if self.json:
-            print(bench.format_json(rows, method, compared.disturbances))
+            print(bench.format_json(rows, method, (*compared.disturbances, *failed)))
         else:
-            print("\n".join([bench.format_text(rows), *compared.disturbances]))
+            print("\n".join([bench.format_text(rows), *compared.disturbances, *failed]))
             print("\n".join(f"{name}: {value}" for name, value in method.rows()))
-        return 0 if all(agreement.passed for agreement in compared.agreements) else 1
+        return 0 if not failed and all(agreement.passed for agreement in compared.agreements) else 1
 
-    def _runners(self, name: str, model: nn.Module, size: tuple[int, int], folder: Path) -> list[Measured]:
-        """The forms of one model, with their cost."""
+    def _runners(
+        self, name: str, model: nn.Module, size: tuple[int, int], folder: Path, failed: list[str]
+    ) -> list[Measured]:
+        """The forms of one model, with their cost; sentences on those that could not be had go to `failed`."""
         from leanformer import bench
         from leanformer.errors import ConfigError
         from leanformer.export import ExportedClassifier
 
         if isinstance(model, ExportedClassifier):
             return [(bench.Runner(name=name, call=model, threads=model.threads), None)]
-        found = measured_forms(model, name, self.forms, size, folder, self.threads or _torch_threads())
+        threads = self.threads or _torch_threads()
+        found = measured_forms(model, name, self.forms, size, folder, threads, failed)
+        if not found and failed:
+            raise ConfigError("nothing is left to measure: " + "; ".join(failed))
         if not found:
             raise ConfigError(f"{name} has no norm that folds; measure it with --forms eager, onnx or openvino")
         return found
@@ -124,8 +132,9 @@ class Bench:
 
 
 def measured_forms(
-    model: nn.Module, name: str, forms: tuple[Form, ...], size: tuple[int, int], folder: Path, threads: int
-) -> list[Measured]:
+    model: nn.Module, name: str, forms: tuple[Form, ...], size: tuple[int, int], folder: Path, threads: int,
+    failed: list[str],
+) -> list[Measured]:  # fmt: skip
     """Runners of a model as it is, folded and exported, each to give the same outputs; with the cost of ours.
 
     Models with random weights have random, unfinished norms: their progress is set to the end, so that they fold.
@@ -133,7 +142,7 @@ def measured_forms(
     import copy
 
     from leanformer import bench, edits
-    from leanformer.errors import EditError
+    from leanformer.errors import EditError, ExportError
     from leanformer.export import FORMATS, export_model
     from leanformer.models import ImageClassifier
 
@@ -158,7 +167,11 @@ def measured_forms(
     for format in (FORMATS[form] for form in forms if form in FORMATS):
         label = f"{name}{' folded' if newest is not model else ''} {format.name}"
         path = folder / f"{len(list(folder.iterdir()))}{format.suffix}"
-        export_model(newest, path, image_size=size)
+        try:
+            export_model(newest, path, image_size=size)
+        except ExportError as error:
+            failed.append(f"{label} is not measured: {str(error).partition('; kept as ')[0]}")
+            continue
         call = format.open(path, threads)
         found.append((bench.Runner(name=label, call=call, threads=threads, same_as=reference), None))
     return found

@@ -116,7 +116,7 @@ class Demo:
                 compared.timings, costs, files, (None, *compared.agreements), strict=True
             )
         ]
-        print("\n".join(f"    {line}" for line in bench.format_text(rows).splitlines()))
+        print("\n".join(f"    {line}" for line in [*bench.format_text(rows).splitlines(), *compared.disturbances]))
         return rows, bench.record_method(
             batch_size=1, image_size=size, warmup=10, repeats=self.repeats, threads=threads
         )
@@ -147,7 +147,7 @@ class Demo:
             method=method,
             reproduce=(self._command(),),
         )
-        return write_report(self.out / "report.html", report)
+        return write_report(self.out / "demo.html", report)
 
 
 def _evaluate(model) -> Metrics:  # noqa: ANN001

@@ -14,6 +14,7 @@ import torch
 from leanformer import bench
 from leanformer.bench.compare import check_outputs
 from leanformer.bench.latency import fixed_batch
+from leanformer.bench.steadiness import BUSY
 from leanformer.bench.table import short_number
 from leanformer.config import to_dict
 from leanformer.data import LabeledImages
@@ -57,6 +58,12 @@ class Latency:
     over_previous: Gain
     """Over the state that it was made from."""
 
+    @property
+    def busy(self) -> str:
+        """A remark where the times spread so much that something else was running; empty where they do not."""
+        spread = self.p90_ms / self.p10_ms
+        return f"the machine was busy, times spread {spread:.1f}-fold" if spread > BUSY else ""
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Latency:
         """What `dataclasses.asdict` gave."""
@@ -97,6 +104,7 @@ class Figures:
             parts.append(f"{at.over_original} of the original's speed")
             gain = at.over_previous
             parts.append(f"{gain.verdict}" if gain == at.over_original else f"{gain.verdict}: this step {gain}")
+        parts += [at.busy] * bool(at.busy)
         return f"{self.name}: " + ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import product
 
 from leanformer import edits
+from leanformer.bench import Cost, count_cost
 from leanformer.compression.chain import Tell, check_exact
 from leanformer.compression.choosing import GREEDY, NEEDS_DATA, Chooser
 from leanformer.compression.figures import Meter
@@ -129,18 +130,33 @@ def candidates(
         parts.append((None, *(change for change in found if change not in losing)))
     for combination in product(*parts):
         changes = tuple(change for change in combination if change is not None)
-        if _fits(model, changes):
+        if _each_counts(model, changes):
             yield Candidate(changes)
 
 
+def _each_counts(model: ImageClassifier, changes: tuple[Edit, ...]) -> bool:
+    """Whether the model takes the changes together and no change is undone by another: heads that are dropped from
+    attention that is removed leave a model that another candidate is already."""
+    whole = _cost(model, changes)
+    if whole is None:
+        return False
+    rests = [changes[:index] + changes[index + 1 :] for index in range(len(changes))] if len(changes) > 1 else []
+    return all(_cost(model, rest) != whole for rest in rests)
+
+
 def _fits(model: ImageClassifier, changes: tuple[Edit, ...]) -> bool:
-    """Whether the model takes the changes together: heads cannot go from attention that is gone, for one."""
+    return _cost(model, changes) is not None
+
+
+def _cost(model: ImageClassifier, changes: tuple[Edit, ...]) -> Cost | None:
+    """What the model costs with the changes; None if it does not take them together."""
+    changed = copy.deepcopy(model)
     try:
-        edits.apply(copy.deepcopy(model), *changes)
+        edits.apply(changed, *changes)
     except EditError as error:
         log.debug("%s", error)
-        return False
-    return True
+        return None
+    return count_cost(changed, model.config.image_grid)
 
 
 def _norm_swaps(model: ImageClassifier) -> list[SwapNorm]:

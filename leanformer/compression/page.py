@@ -30,5 +30,5 @@ def _state(row: Figures, original: bool) -> State:
         p90_ms=at.p90_ms,
         speedup=(gain.speedup, gain.low, gain.high),
         verdict="-" if original else at.over_previous.verdict,
-        note=row.note,
+        note="; ".join(filter(None, (row.note, at.busy))),
     )

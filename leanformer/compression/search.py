@@ -222,10 +222,13 @@ class Searcher:
             )
         best = max(reached, key=lambda row: row.score or 0.0)
         hint = "more --tune-epochs" if self.tuning is not None else "--tune-epochs, which trains candidates"
-        return TargetMissed(
-            f"nothing reaches {wanted}: the best that is fast enough is {best.line(self.first)}; allow a larger "
-            f"--max-drop, or try {hint}"
-        )
+        text = f"nothing reaches {wanted}: the best that is fast enough is {best.line(self.first)}"
+        accurate = [row for row in self.rows[1:] if goal.kept(row, self.first) and not target.reached(row.latency)]
+        if accurate:
+            fastest = min(accurate, key=lambda row: target.excess(row.latency))
+            over = f"{target.excess(fastest.latency):.2f} times the target"
+            text += f"; the fastest that is accurate enough takes {over}: {fastest.line(self.first)}"
+        return TargetMissed(f"{text}; allow a larger --max-drop, ask for a little less, or try {hint}")
 
 
 def _digest(text: str) -> str:

@@ -48,7 +48,7 @@ def _stable_argsort(x: Tensor, *, stable: bool, dim: int = -1, descending: bool 
     return stable_sort(x, dim, descending, stable=stable)[1]
 
 
-SPELT_OUT = {
+SPELT_OUT: dict[Any, Any] = {
     torch.ops.aten.sort.stable: stable_sort,
     torch.ops.aten.sort.default: stable_sort,
     torch.ops.aten.argsort.stable: _stable_argsort,

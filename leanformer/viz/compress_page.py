@@ -55,7 +55,7 @@ def render_compress_page(model: str, states: Sequence[State], chosen: State, met
     front = pareto_front(states)
     parts = [
         html.section("Accuracy against latency", _note(states), _chart(states, front, chosen)),
-        html.section("Every state that was measured", _table(states, front, chosen)),
+        html.section("The states on the way here", _table(states, front, chosen)),
         sections.facts("Method", "How the figures were measured", method),
     ]
     return html.page(f"{model}, compressed", _summary(states[0], chosen), parts)

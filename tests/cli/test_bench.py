@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-pytestmark = [pytest.mark.extras, pytest.mark.slow]  # OpenVINO beside many other tests ended their process
+pytestmark = pytest.mark.extras
 
 
 def test_a_model_of_timm_is_measured_beside_ours_in_every_runtime(run, tmp_path):
@@ -26,3 +26,18 @@ def test_a_model_of_timm_is_measured_beside_ours_in_every_runtime(run, tmp_path)
     assert found["disturbances"] == []  # two rounds tell nothing
     with table.open() as lines:
         assert [row["name"] for row in csv.DictReader(lines)] == names
+
+
+def test_a_form_that_cannot_be_had_leaves_the_others_measured(run, monkeypatch):
+    from leanformer.errors import ExportError
+
+    def refuse(model, path, **more):
+        raise ExportError(f"{path.name} does not compute what the model does: max difference nan; kept as /gone")
+
+    monkeypatch.setattr("leanformer.export.export_model", refuse)
+    settings = ("--image-size", 16, "--repeats", 2, "--warmup", 0, "--threads", 1)
+    outcome = run("bench", "deit_nano", "--forms", "eager", "onnx", *settings)
+    assert outcome.status == 1
+    assert "deit_nano onnx is not measured: 1.onnx does not compute" in outcome.out.replace("0.onnx", "1.onnx")
+    assert "/gone" not in outcome.out and "images/s" in outcome.out
+    assert "nothing is left to measure: deit_nano onnx" in run("bench", "deit_nano", "--forms", "onnx", *settings).err

@@ -56,7 +56,7 @@ def test_a_demo_of_one_epoch_goes_the_whole_way_and_misses_the_accuracy(run, tmp
     for step in ("1/5 train", "2/5 fold", "3/5 export", "4/5 measure", "5/5 write"):
         assert f"\n{step}" in f"\n{first.out}"
     assert "0 of them normalisations" in first.out
-    assert (out / "report.html").stat().st_size > 50_000
+    assert (out / "demo.html").stat().st_size > 50_000
     assert [edit.kind for edit in leanformer.load(out / "folded").edits] == ["fold_norms"]
 
     weights = (out / "model.safetensors").read_bytes()

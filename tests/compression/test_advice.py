@@ -164,6 +164,15 @@ def test_what_is_no_run_cannot_be_repeated(tmp_path):
     assert not step.command
 
 
+def test_a_model_without_weights_is_to_be_trained_before_it_is_compressed():
+    found = setting(change("remove_attention:0.5", 1.3), change("fold_norms", 1.1, "nothing", difference=1e-6))
+    commands = [step.command for step in first_steps(found, "deit_nano", stored=False, threads=1)]
+    assert commands == [
+        "leanformer compress RUN --edit fold_norms --out runs/lean --threads 1",
+        "leanformer compress RUN --data DATA --edit fold_norms --edit remove_attention:0.5 --out runs/lean --threads 1",
+    ]
+
+
 def test_where_nothing_pays_it_says_so():
     (step,) = first_steps(
         setting(change("merge_tokens:4", 1.005), change("fold_norms", 0.7)), "deit_nano", stored=False
@@ -219,6 +228,7 @@ def test_advice_says_what_pays_what_is_refused_and_is_measured_once(tmp_path, mo
     assert all(each.path is not None for each in again.measured)
     said = "\n".join(advice_lines(again))
     assert "--fresh measures" in said
+    assert "(RUN is a trained run of deit_nano, and DATA its images)" in said
     assert re.search(r"merge_tokens:4 +500\. of 1\.00e\+03 ms  2\.00x", said)
     assert Advice.from_dict(json.loads(json.dumps(first.to_dict()))) == first
 

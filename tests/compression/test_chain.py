@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -125,6 +126,14 @@ def test_folding_norms_is_checked_to_be_exact(images):
             module.set_scheduled(0.0)  # type: ignore[operator]
     chain = _chain(Meter(model, None, "", repeats=2), None, "fold_norms", force=True)
     assert isinstance(chain.model.edits[0], FoldNorms)
+
+
+def test_figures_of_a_busy_machine_say_so(meter):
+    figures = meter.measure("original", meter.original)
+    at = dataclasses.replace(figures.latency, p10_ms=1.0, p90_ms=2.9)
+    busy = dataclasses.replace(figures, latency=at)
+    assert busy.line().endswith("the machine was busy, times spread 2.9-fold")
+    assert "busy" not in figures.line()
 
 
 def test_the_page_has_no_verdict_on_the_original(meter, tmp_path):

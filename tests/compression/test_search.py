@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import leanformer
+from leanformer.bench import count_cost
 from leanformer.checkpoints import runs
 from leanformer.cli.compress import paced
 from leanformer.compression import Chooser, Goal, Searcher, Target, TargetMissed, Tuning, moves
@@ -16,7 +17,7 @@ from leanformer.compression.memory import FORMAT, Memory
 from leanformer.compression.moves import Candidate, nested_order
 from leanformer.compression.steps import Amount
 from leanformer.data import Augment, DataOptions
-from leanformer.edits import MergeTokens, RemoveAttention
+from leanformer.edits import DropHeads, MergeTokens, RemoveAttention
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +157,14 @@ def test_layers_go_as_the_plan_would_have_so_many(way: Way, meter, images):
     amounts = [Amount(kind="remove_attention", count=count) for count in (2, 3)]
     assert removals == {chooser.choose(meter.original, amount).edit for amount in amounts}
     assert way != "random" or RemoveAttention(blocks=(0, 1), form="skip") not in removals
+
+
+def test_no_change_of_a_candidate_is_undone_by_another(meter, images):
+    heads = [(c, d) for c in _candidates(meter, images) for d in c.changes if isinstance(d, DropHeads)]
+    removals = [change for c, _ in heads for change in c.changes if isinstance(change, RemoveAttention)]
+    assert heads and removals  # together, where some heads are dropped from attention that stays
+    costs = [(count_cost(c.built(meter.original, ()), 32), c.swaps_norms) for c in _candidates(meter, images)]
+    assert len(set(costs)) == len(costs)
 
 
 def test_norms_that_fold_are_tried_where_the_model_may_be_trained(meter, images):

@@ -72,7 +72,7 @@ def advise(
         places=places,
         crossings=whole_crossings(model, settings),
         refused=tuple(refused),
-        steps={setting.title: first_steps(setting, model, stored=stored) for setting in settings},
+        steps={each.title: first_steps(each, model, stored=stored, threads=timer.threads) for each in settings},
         checks=_checks(model, settings, timer.threads, stored),
         measured=tuple(memory.measured),
     )

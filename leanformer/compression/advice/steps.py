@@ -16,22 +16,27 @@ from leanformer.edits import Edit, SwapNorm
 from leanformer.training import Linear, RecalibrateBatchNorm, Scheduled
 
 OUT = "runs/lean"
+TRAINED = "RUN"
+"""What stands in commands for a trained run of a model that was given by its name."""
 BLENDING = Scheduled(what="norm_progress", schedule=Linear(start=1.0, end=0.0, until=0.5))
 """How norms that are swapped give way to the new ones, as in the default recipe."""
 
 
-def first_steps(setting: Setting, model: str, *, stored: bool) -> tuple[Step, ...]:
+def first_steps(setting: Setting, model: str, *, stored: bool, threads: int | None = None) -> tuple[Step, ...]:
     """What pays at this size, in the order in which to try it; one step that says so if nothing does.
 
     Args:
         model: as it is typed.
         stored: whether that is a directory with weights, not a name; it can be trained again if it is a run.
+        threads: with which was measured; None for torch's own.
     """
     paid = [change for change in setting.changes if pays(change)]
     exact = _best(paid, "nothing")
-    steps = [_exact_step(exact, model)] if exact else []
+    compress = f"leanformer compress {shlex.quote(model) if stored else TRAINED}"
+    measured = "" if threads is None else f" --threads {threads}"
+    steps = [_exact_step(exact, compress, measured)] if exact else []
     for change in _strongest(_best(paid, "images")):
-        steps.append(_chosen_step(change, exact, model))
+        steps.append(_chosen_step(change, exact, compress, measured))
     trained = _best(paid, "training")
     for change in (*[c for c in trained if c.attention][:1], *[c for c in trained if not c.attention][:1]):
         steps.append(_trained_step(change, model, stored))
@@ -68,22 +73,22 @@ def _strongest(changes: Sequence[Change]) -> list[Change]:
     return list(kinds.values())
 
 
-def _exact_step(changes: Sequence[Change], model: str) -> Step:
+def _exact_step(changes: Sequence[Change], compress: str, measured: str) -> Step:
     gains = ", ".join(f"{change.name} {change.gain}" for change in changes)
     edits = " ".join(f"--edit {change.edit}" for change in changes)
     return Step(
         text=f"the outputs stay: {gains}",
-        command=f"leanformer compress {shlex.quote(model)} {edits} --out {OUT}",
+        command=f"{compress} {edits} --out {OUT}{measured}",
     )
 
 
-def _chosen_step(change: Change, exact: Sequence[Change], model: str) -> Step:
+def _chosen_step(change: Change, exact: Sequence[Change], compress: str, measured: str) -> Step:
     edits = " ".join(f"--edit {each.edit}" for each in (*exact, change))
     return Step(
         text=f"{change.name} {change.gain}: outputs change; images choose what goes and show what it costs"
         if not change.name.startswith("merge")
         else f"{change.name} {change.gain}: outputs change; images show what it costs",
-        command=f"leanformer compress {shlex.quote(model)} --data DATA {edits} --out {OUT}",
+        command=f"{compress} --data DATA {edits} --out {OUT}{measured}",
     )
 
 

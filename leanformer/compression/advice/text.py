@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from leanformer.compression.advice.figures import Advice, Change, PlaceCurves, Refusal, Setting
-from leanformer.compression.advice.steps import pays
+from leanformer.compression.advice.steps import TRAINED, pays
 from leanformer.compression.figures import EXACT
 
 NEEDS = {
@@ -40,6 +40,8 @@ def advice_lines(advice: Advice) -> Iterator[str]:
             yield f"  {number}. {step.text}"
             if step.command:
                 yield f"     {step.command}"
+    if any(f" {TRAINED} " in step.command for steps in advice.steps.values() for step in steps):
+        yield f"  ({TRAINED} is a trained run of {advice.model}, and DATA its images)"
 
 
 def measured_line(advice: Advice) -> str:
