@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Measured = tuple[Runner, Cost | None]
     """What is measured, and what it costs on paper."""
 
-Form = Literal["eager", "folded", "onnx", "openvino", "executorch"]
+Form = Literal["eager", "folded", "onnx", "openvino", "executorch", "inductor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Bench:
         if not self.models:
             raise ConfigError("no model given: leanformer bench MODEL ...")
         if not self.forms:
-            raise ConfigError("no form given: --forms eager folded onnx openvino executorch, or some of them")
+            raise ConfigError("no form given: --forms eager folded onnx openvino executorch inductor, or some of them")
         opened = [(name, *self._open(name)) for name in self.models]
         sizes = {size for _, _, size in opened}
         if len(sizes) > 1:

@@ -36,7 +36,7 @@ class Evaluate:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run directory, an exported file, or the name of a model with published weights or `--weights`."""
     data: str
-    """A folder of images, or `garments`."""
+    """A folder of images, a list, an archive or shards of them, or `garments`."""
     split: Literal["val", "train", "all"] = "val"
     """Which images: `all` for a test set whose folders are not divided."""
     real: Annotated[str | None, optional("{timm,PATH}", "none")] = None

@@ -30,7 +30,7 @@ class Export:
     """A run directory, or the name of a model with published weights or `--weights`."""
     out: Path
     """The file to write; the end of its name is its format: .onnx, .xml for OpenVINO, .pte for ExecuTorch,
-    .mlpackage for Core ML."""
+    .mlpackage for Core ML, .aoti.pt2 for AOTInductor, .pt2 for torch.export."""
     weights: Annotated[Path | None, optional("PATH", "none")] = None
     """A published weight file for a model's name."""
     fixed_batch: bool = False

@@ -44,7 +44,8 @@ class Train:
     """A model or a recipe; `leanformer list` and `leanformer list --recipes` show them. On ImageNet a model is trained
     as it was published."""
     data: Annotated[str | None, optional("DATA", "the recipe's")] = None
-    """A folder of images, or the embedded data set `garments`. Required, unless the recipe names its data."""
+    """A folder of images, a list, an archive or shards of them, or the embedded data set `garments`. Required, unless
+    the recipe names its data."""
     out: Path
     """The run's directory."""
     from_: Annotated[Path | None, optional("RUN/config.json", "none"), tyro.conf.arg(name="from")] = None

@@ -7,6 +7,7 @@ from leanformer.export.int8 import Int8Report, Score, export_int8
 from leanformer.export.normalization import NormalizingClassifier
 from leanformer.export.onnx import Onnx, OnnxClassifier
 from leanformer.export.openvino import OpenVino, OpenVinoClassifier
+from leanformer.export.packages import Inductor, PackageClassifier, TorchProgram
 from leanformer.export.verify import Verification, verify
 from leanformer.export.writing import (
     FORMATS,
@@ -29,13 +30,16 @@ __all__ = [
     "ExportedClassifier",
     "Format",
     "Graph",
+    "Inductor",
     "Int8Report",
     "NormalizingClassifier",
     "Onnx",
     "OnnxClassifier",
     "OpenVino",
     "OpenVinoClassifier",
+    "PackageClassifier",
     "Score",
+    "TorchProgram",
     "Verification",
     "export_int8",
     "export_model",

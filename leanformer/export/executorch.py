@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,7 +108,10 @@ class ExecuTorchClassifier(ExportedClassifier):
             program = _load(path)
             _set_threads(threads)
             about = _describe(program, path)
-            forward = program.load_method("forward")
+            try:
+                forward = program.load_method("forward")
+            except (RuntimeError, KeyError) as error:  # of an operation that the runtime lacks, for one
+                raise ExportError(f"{path}: ExecuTorch cannot run it: {root_cause(error)}") from error
         (taken,) = [forward.metadata.input_tensor_meta(index) for index in range(forward.metadata.num_inputs())]
         batch, *shape = taken.sizes()
         super().__init__(path, about, (batch, *shape), threads)
@@ -142,13 +146,16 @@ def _set_threads(threads: int) -> None:
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Silence what the runtime's C++ writes to the standard error stream while it looks at the processor."""
+    """Silence what the runtime's C++ writes to the standard error stream while it looks at the processor, and its
+    warning that it may change."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nothing:
             os.dup2(nothing.fileno(), 2)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

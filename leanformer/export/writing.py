@@ -23,10 +23,13 @@ from leanformer.export.format import ExportedClassifier, Format, Graph
 from leanformer.export.metadata import describe
 from leanformer.export.onnx import Onnx
 from leanformer.export.openvino import OpenVino
+from leanformer.export.packages import Inductor, TorchProgram
 from leanformer.export.program import device_of, evaluation_mode
 from leanformer.export.verify import Verification, fixed_images, flat_images, verify
 
-FORMATS: dict[str, Format] = {item.name: item for item in (Onnx(), OpenVino(), ExecuTorch(), CoreMl())}
+FORMATS: dict[str, Format] = {
+    item.name: item for item in (Onnx(), OpenVino(), ExecuTorch(), CoreMl(), Inductor(), TorchProgram())
+}
 SUFFIXES = {item.suffix: item for item in FORMATS.values()}
 
 LOUD = ("torch.onnx", "onnxscript", "torch.export", "torch.utils.cpp_extension")
@@ -122,7 +125,7 @@ def format_for(path: Path) -> Format:
     Raises:
         ExportError: for a folder, and for ends that are not known.
     """
-    if path.is_dir() and not (path.suffix in SUFFIXES and SUFFIXES[path.suffix].is_folder):
+    if path.is_dir() and not any(path.name.endswith(end) and item.is_folder for end, item in SUFFIXES.items()):
         raise ExportError(f"{path} is a folder; give the path of a file, such as {path / 'model.onnx'}")
     return format_of(path)
 
@@ -133,8 +136,9 @@ def format_of(path: Path) -> Format:
     Raises:
         ExportError: naming the ends that are known.
     """
-    if path.suffix in SUFFIXES:
-        return SUFFIXES[path.suffix]
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.name.endswith(suffix):
+            return SUFFIXES[suffix]
     known = ", ".join(f"{item.suffix} ({name})" for name, item in FORMATS.items())
     raise ExportError(f"{path}: exported files are known by the end of their name: {known}")
 

@@ -28,7 +28,7 @@ Kind = Literal["name", "timm", "folder", "hub_folder", "exported"]
 Source = str | Path | Mapping[str, Tensor]
 """Where weights come from: a file, or tensors under their published names."""
 
-EXPORTED = frozenset({".mlpackage", ".onnx", ".pte", ".xml"})
+EXPORTED = frozenset({".aoti.pt2", ".mlpackage", ".onnx", ".pt2", ".pte", ".xml"})
 """Ends of the names of exported files: those of `leanformer.export.SUFFIXES`."""
 
 
