@@ -83,7 +83,7 @@ def test_an_exported_file_gives_the_outputs_of_the_model(described):
 
 def test_the_report_says_what_was_written_and_how_it_compares(described):
     report = described.report
-    assert report.verification.passed and report.verification.num_images == 4
+    assert report.verification.passed and report.verification.num_images == 6
     assert report.size_bytes == described.path.stat().st_size
     assert report.graph.nodes["Conv"] == 1 and int(report.graph.title.removeprefix("ONNX opset ")) >= 18
     assert "top-1 agreement 100.0%" in "\n".join(report.lines())
@@ -121,7 +121,7 @@ def test_nothing_is_printed(tmp_path, capsys):
 def test_a_file_of_one_batch_size_still_takes_many_images(tmp_path):
     model = Small().eval()
     report = export_model(model, tmp_path / "a.onnx", image_size=SIZE, dynamic_batch=False)
-    assert report.verification.num_images == 1
+    assert report.verification.num_images == 3
     images = fixed_images(3, SIZE)
     with torch.inference_mode():
         torch.testing.assert_close(OnnxClassifier(tmp_path / "a.onnx")(images), model(images), rtol=1e-5, atol=1e-6)
