@@ -121,7 +121,7 @@ def test_nothing_is_printed(tmp_path, capsys):
 def test_a_file_of_one_batch_size_still_takes_many_images(tmp_path):
     model = Small().eval()
     report = export_model(model, tmp_path / "a.onnx", image_size=SIZE, dynamic_batch=False)
-    assert report.verification.num_images == 3
+    assert report.verification.num_images == 6
     images = fixed_images(3, SIZE)
     with torch.inference_mode():
         torch.testing.assert_close(OnnxClassifier(tmp_path / "a.onnx")(images), model(images), rtol=1e-5, atol=1e-6)
