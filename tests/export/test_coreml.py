@@ -18,26 +18,18 @@ pytest.importorskip("coremltools")
 elsewhere = pytest.mark.skipif(sys.platform == "darwin", reason="a Mac runs the packages")
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    built = leanformer.build("deit_nano", image_size=(24, 16), patch_size=8, depth=1, num_classes=3)
-    built.set_classes(("ant", "<bee> & 'wasp'", "été"))
-    return built.eval()
-
-
 @elsewhere
-def test_a_package_describes_itself_and_says_where_it_runs(model, tmp_path):
+def test_a_package_describes_itself_and_says_where_it_runs(small, tmp_path):
     path = tmp_path / "a folder" / "model.mlpackage"
     for _ in range(2):  # the second takes the place of the first
-        report = export_model(model, path, image_size=(24, 16))
+        report = export_model(small, path, image_size=(24, 16))
     assert report.verification is None and "no, Core ML runs on a Mac alone" in report.lines()[-1]
     assert report.graph.title == "Core ML program" and report.graph.num_norms == 3
     assert report.size_bytes == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     assert [file.name for file in path.parent.iterdir()] == ["model.mlpackage"]
     exported = open_exported(path)
     assert isinstance(exported, CoreMlClassifier)
-    assert exported.classes == model.classes and exported.preprocess == model.preprocess
+    assert exported.classes == small.classes and exported.preprocess == small.preprocess
     assert (exported.batch_size, *exported.image_size) == (1, 24, 16)
     with pytest.raises(ExportError, match=r"model\.mlpackage: Core ML runs on a Mac alone"):
         exported(torch.zeros(1, 3, 24, 16))

@@ -18,28 +18,20 @@ pytest.importorskip("executorch")
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    built = leanformer.build("deit_nano", image_size=(24, 16), patch_size=8, depth=1, num_classes=3)
-    built.set_classes(("ant", "<bee> & 'wasp'", "été"))
-    return built.eval()
-
-
-@pytest.fixture(scope="module")
-def path(model, tmp_path_factory):
+def path(small, tmp_path_factory):
     file = tmp_path_factory.mktemp("executorch") / "a folder" / "model.pte"
-    export_model(model, file, image_size=(24, 16))
+    export_model(small, file, image_size=(24, 16))
     return file
 
 
-def test_a_file_takes_any_number_of_images_one_at_a_time_and_describes_itself(model, path):
+def test_a_file_takes_any_number_of_images_one_at_a_time_and_describes_itself(small, path):
     exported = open_exported(path, threads=1)
     assert isinstance(exported, ExecuTorchClassifier)
-    assert exported.classes == model.classes and exported.preprocess == model.preprocess
+    assert exported.classes == small.classes and exported.preprocess == small.preprocess
     assert exported.batch_size == 1 and exported.image_size == (24, 16)
     images = fixed_images(3, (24, 16))
     with torch.inference_mode():
-        torch.testing.assert_close(exported(images), model(images), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(exported(images), small(images), rtol=1e-5, atol=1e-6)
 
 
 def test_results_of_one_call_are_not_overwritten_by_the_next(path):
@@ -58,8 +50,8 @@ def test_the_runtime_has_the_threads_of_the_file_that_was_opened_last(path):
         assert portable_lib._threadpool_get_thread_count() == threads
 
 
-def test_the_report_counts_norms_and_what_xnnpack_takes(model, tmp_path):
-    report = export_model(model, tmp_path / "model.pte", image_size=(24, 16))
+def test_the_report_counts_norms_and_what_xnnpack_takes(small, tmp_path):
+    report = export_model(small, tmp_path / "model.pte", image_size=(24, 16))
     assert not report.dynamic_batch
     assert report.graph.num_norms == 3
     assert report.graph.title == f"ExecuTorch, {report.graph.nodes['executorch_call_delegate']} parts in XNNPACK"

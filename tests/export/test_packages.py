@@ -23,32 +23,24 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("LEANFORMER_TRUST", raising=False)
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    built = leanformer.build("deit_nano", image_size=(24, 16), patch_size=8, depth=1, num_classes=3)
-    built.set_classes(("ant", "<bee> & 'wasp'", "été"))
-    return built.eval()
-
-
 @both
-def test_a_package_takes_any_number_of_images_and_describes_itself(end, model, tmp_path):
+def test_a_package_takes_any_number_of_images_and_describes_itself(end, small, tmp_path):
     path = tmp_path / f"model{end}"
-    report = export_model(model, path, image_size=(24, 16))
+    report = export_model(small, path, image_size=(24, 16))
     assert report.graph.num_norms == 3 and report.graph.nodes["layer_norm"] == 3
     exported = leanformer.load(path)
     assert isinstance(exported, PackageClassifier)
-    assert exported.classes == model.classes and exported.preprocess == model.preprocess
+    assert exported.classes == small.classes and exported.preprocess == small.preprocess
     assert exported.batch_size is None and exported.image_size == (24, 16)
     images = fixed_images(5, (24, 16))
     with torch.inference_mode():
-        torch.testing.assert_close(exported(images), model(images), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(exported(images), small(images), rtol=1e-5, atol=1e-6)
 
 
 @both
-def test_a_package_of_somebody_else_is_opened_only_if_it_is_trusted(end, model, tmp_path, monkeypatch):
+def test_a_package_of_somebody_else_is_opened_only_if_it_is_trusted(end, small, tmp_path, monkeypatch):
     path = tmp_path / f"model{end}"
-    export_model(model, path, image_size=(24, 16), dynamic_batch=False)
+    export_model(small, path, image_size=(24, 16), dynamic_batch=False)
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr("torch.export.load", lambda *_: pytest.fail("its code was run"))
     monkeypatch.setattr("torch._inductor.aoti_load_package", lambda *_: pytest.fail("its code was run"))
@@ -60,16 +52,16 @@ def test_a_package_of_somebody_else_is_opened_only_if_it_is_trusted(end, model, 
     assert open_exported(path).batch_size == 1
 
 
-def test_a_traced_program_holds_no_paths_of_this_machine(model, tmp_path):
-    export_model(model, tmp_path / "model.pt2", image_size=(24, 16))
+def test_a_traced_program_holds_no_paths_of_this_machine(small, tmp_path):
+    export_model(small, tmp_path / "model.pt2", image_size=(24, 16))
     with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
         assert not any(b"site-packages" in archive.read(name) for name in archive.namelist())
 
 
 @pytest.mark.slow
-def test_a_library_for_another_processor_is_named(model, tmp_path, monkeypatch):
+def test_a_library_for_another_processor_is_named(small, tmp_path, monkeypatch):
     path = tmp_path / "model.aoti.pt2"
-    export_model(model, path, image_size=(24, 16))
+    export_model(small, path, image_size=(24, 16))
     monkeypatch.setattr("torch._inductor.cpu_vec_isa.pick_vec_isa", lambda: "sse2")
     with pytest.raises(ExportError, match=r"was compiled for \w+ with .*; this processor is \w+ with SSE2"):
         open_exported(path)
