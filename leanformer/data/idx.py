@@ -14,7 +14,7 @@ import numpy as np
 
 from leanformer.data import garments
 from leanformer.data.folders import REMEDY, Split, divide
-from leanformer.data.labeled import ArrayImages
+from leanformer.data.labeled import ArrayImages, check_distinct
 from leanformer.data.options import DataOptions
 from leanformer.errors import DataError
 
@@ -154,6 +154,7 @@ def _classes(folder: Path, name: str, labels: np.ndarray) -> tuple[np.ndarray, t
     mapping = folder / f"{name}mapping.txt"
     if mapping.is_file():
         named = _mapping(mapping)
+        check_distinct([named[key] for key in sorted(named)], [f"label {key}" for key in sorted(named)], mapping)
         return np.array(sorted(named)), tuple(named[key] for key in sorted(named))
     keys = np.arange(labels.max() + 1) if labels.min() == 0 else np.unique(labels)
     return keys, KNOWN.get(hashlib.sha256(labels.tobytes()).hexdigest(), tuple(map(str, keys)))

@@ -4,6 +4,7 @@ trained on it: ReaL, V2, A and R."""
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from leanformer.checkpoints.files import read_json
-from leanformer.data.labeled import LabeledImages, keys_of
+from leanformer.data.labeled import LabeledImages, check_distinct, keys_of
 from leanformer.data.preprocess import printable
 from leanformer.data.stored import LabelSets, StoredImages
 from leanformer.errors import DataError
@@ -34,9 +35,15 @@ KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
 
 def readable(keys: tuple[str, ...], root: Path) -> tuple[str, ...]:
     """What the classes are called: `tench` for the folder `n01440764`, from a file of names in the root or timm's
-    list. Two classes of one name are told apart by their folders; other folders keep their names."""
+    list. Two classes of one name are told apart by their folders; other folders keep their names.
+
+    Raises:
+        DataError: if the names of two other folders are written alike.
+    """
     if not keys or not all(WNID.fullmatch(key) for key in keys):
-        return tuple(printable(key) for key in keys)
+        written = tuple(printable(key) for key in keys)
+        check_distinct(written, [f"folder {os.fsencode(key)!r}" for key in keys], root)
+        return written
     file = next((root / name for name in NAME_FILES if (root / name).is_file()), None)
     words = _words(file) if file is not None else _timm_words()
     names = [words.get(key, key) for key in keys]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -44,6 +45,24 @@ def has_several(data: LabeledImages) -> bool:
 def keys_of(data: LabeledImages) -> tuple[str, ...]:
     """What the classes are called where the data lies, such as the folder n01440764."""
     return getattr(data, "keys", data.classes)
+
+
+def check_distinct(classes: Sequence[str], places: Sequence[str], source: object) -> None:
+    """Refuse two classes of one name, which could not be told apart when a model is asked for one of them.
+
+    Args:
+        places: where each class comes from, as a message says it.
+
+    Raises:
+        DataError: naming the class and both places.
+    """
+    first: dict[str, str] = {}
+    for name, place in zip(classes, places, strict=True):
+        if name in first:
+            raise DataError(
+                f"{source} gives two classes the name {name!r}: {first[name]} and {place}; give each a name of its own"
+            )
+        first[name] = place
 
 
 class ArrayImages:

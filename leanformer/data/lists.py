@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from leanformer.data.folders import VAL_NAMES, Split, divide
+from leanformer.data.labeled import check_distinct
 from leanformer.data.options import DataOptions
 from leanformer.data.preprocess import printable
 from leanformer.data.stored import Files, LabelSets, StoredImages
@@ -95,15 +96,30 @@ def read_rows(file: Path, options: DataOptions) -> Rows:
 
 def classes_of(labels: Iterable[Label], folder: Path) -> Classes:
     """The classes of a list: those of `classes.txt` beside it, one in each line, or all that occur, sorted; numbers
-    are sorted as such, and with `classes.txt` they count its lines from 0."""
+    are sorted as such, and with `classes.txt` they count its lines from 0.
+
+    Raises:
+        DataError: if two lines of `classes.txt` are alike, or it cannot be read.
+    """
     file = next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
     if file is not None:
-        names = tuple(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
+        names = _lines(file)
         return Classes(names, {str(n): n for n in range(len(names))} | {name: n for n, name in enumerate(names)})
     found = {text for label in labels for text in ([label] if isinstance(label, str) else label)}
     numeric = all(re.fullmatch(r"\d+", text) for text in found)
     names = tuple(sorted(found, key=int if numeric else None))  # type: ignore[arg-type]
     return Classes(tuple(map(printable, names)), {name: number for number, name in enumerate(names)})
+
+
+def _lines(file: Path) -> tuple[str, ...]:
+    """The classes that `classes.txt` names."""
+    try:
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as a file of classes in UTF-8: {error}") from error
+    lines = [(line.strip(), f"line {number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    check_distinct([name for name, _ in lines], [place for _, place in lines], file)
+    return tuple(name for name, _ in lines)
 
 
 def numbered(labels: Sequence[Label], classes: Classes, source: str) -> tuple[np.ndarray, LabelSets | None]:

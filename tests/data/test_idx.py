@@ -155,6 +155,9 @@ def test_a_label_that_training_lacks_and_a_mapping_of_words_are_refused(folder):
     (folder / "mapping.txt").write_text("0 zero\n")
     with pytest.raises(DataError, match=r"mapping.txt does not hold lines of numbers like '1 65 97'.*zero"):
         open_data(folder, "train")
+    (folder / "mapping.txt").write_text("0 65\n1 65\n2 66\n")
+    with pytest.raises(DataError, match=r"mapping.txt gives two classes the name 'A': label 0 and label 1"):
+        open_data(folder, "train")
 
 
 def test_a_file_is_read_by_what_it_holds_not_by_its_ending(tmp_path):

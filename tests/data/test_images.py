@@ -189,6 +189,16 @@ def test_names_that_are_not_utf_8_can_be_read_and_written_down(tmp_path):
     str(error.value).encode("utf-8")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only here may file names be any bytes")
+def test_folders_whose_names_are_written_alike_are_refused(tmp_path):
+    put(tmp_path / "a\\xff" / "1.png")
+    put(tmp_path / os.fsdecode(b"a\xff") / "2.png")
+    with pytest.raises(DataError) as error:
+        open_data(tmp_path, "train")
+    told = r"gives two classes the name 'a\\xff': folder b'a\\xff' and folder b'a\xff'; give each a name of its own"
+    assert told in str(error.value)
+
+
 def test_a_folder_inside_a_class_that_cannot_be_listed_is_named_and_not_left_out(tmp_path, monkeypatch):
     put(tmp_path / "train" / "cat" / "1.png")
     put(tmp_path / "train" / "cat" / "more" / "2.png")

@@ -80,6 +80,25 @@ def test_numbers_sort_as_numbers_and_count_the_lines_of_a_file_of_classes(tmp_pa
     assert (len(data.classes), data.labels.tolist()) == (11, [10, 9, 2])
 
 
+def test_two_classes_of_one_name_are_refused(tmp_path):
+    rows = [("1.png", "0"), ("2.png", "1"), ("3.png", "2")]
+    put(tmp_path, rows)
+    file = write(tmp_path, "all.csv", rows)
+    (tmp_path / "classes.txt").write_text("crane\n\ncrane\nfox\n")
+    with pytest.raises(DataError, match="classes.txt gives two classes the name 'crane': line 1 and line 3; give each"):
+        open_data(file, "train")
+
+
+def test_a_file_of_classes_is_text_in_utf_8(tmp_path):
+    put(tmp_path)
+    file = write(tmp_path, "all.csv")
+    (tmp_path / "classes.txt").write_text("ant\ncat\ndog\n", "utf-8-sig")
+    assert open_data(file, "train").classes == ("ant", "cat", "dog")
+    (tmp_path / "classes.txt").write_text("caf\xe9\n", "latin-1")
+    with pytest.raises(DataError, match="classes.txt cannot be read as a file of classes in UTF-8"):
+        open_data(file, "train")
+
+
 def test_paths_may_count_from_another_folder_and_columns_have_any_name(tmp_path):
     put(tmp_path / "pictures")
     (tmp_path / "list.csv").write_text("photo,kind\n" + "".join(f"{path},{label}\n" for path, label in ROWS))
