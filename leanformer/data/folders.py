@@ -57,9 +57,15 @@ def class_folders(tree: Tree, split: Split, val_share: float = VAL_SHARE, flat: 
     return _by_class(tree, val if split == "val" else train, keys)
 
 
-def divide(names: Sequence[str], labels: np.ndarray, split: Split, val_share: float) -> np.ndarray:
-    """The numbers of the images on one side: about `val_share` are `val`, by a hash of each name, and every class with
-    two images or more has at least one on each side. A share of 0 leaves all to train on."""
+def divide(
+    names: Sequence[str], labels: np.ndarray, split: Split, val_share: float, source: object, by: str = "path"
+) -> np.ndarray:
+    """The numbers of the images on one side of `source`: about `val_share` are `val`, by a hash of each name, and every
+    class with two images or more has at least one on each side. A share of 0 leaves all to train on.
+
+    Args:
+        by: what the names are, for the log.
+    """
     fractions = np.array([_fraction(name) for name in names])
     side = np.zeros(len(names), bool)
     ranked = np.lexsort((fractions, labels))
@@ -67,21 +73,23 @@ def divide(names: Sequence[str], labels: np.ndarray, split: Split, val_share: fl
         num_val = int((fractions[members] < val_share).sum())
         num_val = min(max(num_val, 1), len(members) - 1) if val_share else 0
         side[members[:num_val]] = True
-    return np.flatnonzero(side if split == "val" else ~side)
+    chosen = np.flatnonzero(side if split == "val" else ~side)
+    log.info(
+        "%s has no side for validation: divided by a hash of each image's %s, %d of %d images are %s",
+        source,
+        by,
+        len(chosen),
+        len(names),
+        split,
+    )
+    return chosen
 
 
 def _divided(tree: Tree, at: str, split: Split, val_share: float) -> Labeled:
     whole = _by_class(tree, at, tree.folders(at))
     inside = [name[len(at) + 1 :] if at else name for name in whole.names]
-    chosen = divide(inside, whole.labels, split, val_share)
     title = tree.title(at)
-    log.info(
-        "%s has no val folder: divided by a hash of the file names, %d of %d images are %s",
-        title,
-        len(chosen),
-        len(whole.names),
-        split,
-    )
+    chosen = divide(inside, whole.labels, split, val_share, title)
     if len(chosen) == 0 and val_share == 0:
         raise DataError(f"{title} has no val folder, and val_share 0 leaves none of its images for val; {REMEDY}")
     if len(chosen) == 0:

@@ -54,7 +54,8 @@ def open_hugging_face(source: str | Path, split: Split, options: DataOptions) ->
     labels, several, classes = numbered_labels(rows.features[label], label, values, lambda: known[label][:])
     chosen = np.arange(len(rows))
     if not has_val:
-        chosen = divide([str(number) for number in range(len(rows))], labels, split, options.val_share)
+        numbers = [str(number) for number in range(len(rows))]
+        chosen = divide(numbers, labels, split, options.val_share, source, "number")
         several = None if several is None else LabelSets([several[int(n)] for n in chosen], len(classes))
     store = _Rows(rows.select_columns([image]).cast_column(image, datasets.Image(decode=False)), image, str(source))
     return StoredImages(store, chosen, labels[chosen], classes, several=several)

@@ -65,7 +65,8 @@ def open_stream(source: str | Path, split: Split, options: DataOptions) -> Label
         raise DataError(f"{source} cannot be streamed: {error}") from error
     chosen = np.arange(len(labels))
     if not has_val:
-        chosen = divide([str(number) for number in range(len(labels))], labels, split, options.val_share)
+        numbers = [str(number) for number in range(len(labels))]
+        chosen = divide(numbers, labels, split, options.val_share, source, "number")
         several = None if several is None else LabelSets([several[int(n)] for n in chosen], len(classes))
     pictures = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     stream = Stream(_Rows(pictures, image, str(source)), counted.sizes)

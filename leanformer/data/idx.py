@@ -77,7 +77,8 @@ def _open_set(folder: Path, name: str, files: Files, split: Split, options: Data
     title = f"{folder.name}/{name}{side}"
     if any(found == "val" for found, _ in files):
         return ArrayImages(pixels, labels, classes, title)
-    chosen = divide([str(number) for number in range(len(labels))], labels, split, options.val_share)
+    numbers = [str(number) for number in range(len(labels))]
+    chosen = divide(numbers, labels, split, options.val_share, folder, "number")
     if not len(chosen):
         raise DataError(f"{folder} holds no t10k-images-idx3-ubyte(.gz), and val_share leaves none for val; {REMEDY}")
     return ArrayImages(pixels[chosen], labels[chosen], classes, f"{title}/{split}")

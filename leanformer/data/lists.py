@@ -88,9 +88,8 @@ def read_rows(file: Path, options: DataOptions) -> Rows:
     for number, record in enumerate(records, 1):
         if not record.get(path) or record.get(label) is None:
             raise DataError(f"{file}: entry {number} has no {path if not record.get(path) else label}: {record}")
-        rows.append(
-            (str(record[path]), _label(record[label], options), str((record.get(split) if split else None) or ""))
-        )
+        side = str((record.get(split) if split else None) or "").strip()
+        rows.append((str(record[path]), _label(record[label], options), side))
     return rows
 
 
@@ -141,13 +140,19 @@ def _label(value: Any, options: DataOptions) -> Label:
 def _side(rows: Rows, split: Split, options: DataOptions, file: Path, classes: Classes) -> Rows:
     if any(name for _, _, name in rows):
         wanted = ("train",) if split == "train" else VAL_NAMES
+        for number, (path, _, name) in enumerate(rows, 1):
+            if name.lower() not in ("train", *VAL_NAMES):
+                raise DataError(
+                    f"{file}: entry {number}, {path}, has the split {name!r}; choose train or {', '.join(VAL_NAMES)}, "
+                    "or leave the entry out"
+                )
         chosen = [row for row in rows if row[2].lower() in wanted]
         if not chosen:
-            found = ", ".join(sorted({name for _, _, name in rows})[:5])
+            found = ", ".join(sorted({name for _, _, name in rows}))
             raise DataError(f"{file} marks no image as {' or '.join(wanted)}; its splits are {found}")
         return chosen
     labels, _ = numbered([label for _, label, _ in rows], classes, str(file))
-    chosen = divide([path for path, _, _ in rows], labels, split, options.val_share)
+    chosen = divide([path for path, _, _ in rows], labels, split, options.val_share, file)
     if len(chosen) == 0:
         raise DataError(f"{file} leaves no image for {split}; give train.csv and val.csv, or a column `split`")
     return [rows[number] for number in chosen]

@@ -73,7 +73,7 @@ def open_mapped(root: Path, split: Split, options: DataOptions) -> StoredImages:
     keys = _folders_of([(path, label) for path, label, _ in known], classes.names)
     chosen = np.arange(len(rows))
     if not has_val:
-        chosen = divide([path for path, _, _ in rows], labels, split, options.val_share)
+        chosen = divide([path for path, _, _ in rows], labels, split, options.val_share, root)
     if several is not None:
         raise DataError(f"{root / MAPS[side]} gives several labels to an image; a map gives one")
     return StoredImages(store, members[chosen], labels[chosen], readable(keys, root), keys)
@@ -92,7 +92,8 @@ def open_shards(train: Sequence[Path], val: Sequence[Path], split: Split, option
     numbers, several = numbered(labels, classes, str(shards[0]))
     chosen = np.arange(len(members))
     if not val:
-        chosen = divide([store.member(int(number)) for number in members], numbers, split, options.val_share)
+        inside = [store.member(int(number)) for number in members]
+        chosen = divide(inside, numbers, split, options.val_share, shards[0].parent)
         if len(chosen) == 0:
             raise DataError(f"{shards[0].parent} leaves no image for {split}; give shards for it")
     if several is not None and len(chosen) < len(members):

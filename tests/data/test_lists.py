@@ -1,4 +1,5 @@
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -45,21 +46,35 @@ def test_two_lists_hold_the_two_sides(tmp_path, ending):
 
 def test_a_column_says_the_side(tmp_path):
     put(tmp_path)
-    sides = ["train", "train", "Valid", "train"]
+    sides = ["train", "train ", " Valid", "train"]
     rows = "".join(f"{label},{path},{side}\n" for (path, label), side in zip(ROWS, sides, strict=True))
     (tmp_path / "all.csv").write_text(f"class,file,split\n{rows}")
     assert open_data(tmp_path / "all.csv", "val").name(0) == "b/3.png"
     assert len(open_data(tmp_path / "all.csv", "train")) == 3
-    (tmp_path / "all.csv").write_text(f"class,file,split\n{rows}".replace("Valid", "dev"))
-    with pytest.raises(DataError, match="marks no image as val or .*; its splits are dev, train"):
+    (tmp_path / "all.csv").write_text(f"class,file,split\n{rows}".replace("Valid", "train"))
+    with pytest.raises(DataError, match="marks no image as val or .*; its splits are train"):
         open_data(tmp_path / "all.csv", "val")
 
 
-def test_one_list_is_divided_by_the_paths(tmp_path):
+@pytest.mark.parametrize("side", ["dev", ""])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_unknown_side_is_refused_and_its_image_not_left_out(tmp_path, side, split):
+    put(tmp_path)
+    sides = ["train", "val", side, "train"]
+    rows = "".join(f"{label},{path},{name}\n" for (path, label), name in zip(ROWS, sides, strict=True))
+    (tmp_path / "all.csv").write_text(f"class,file,split\n{rows}")
+    with pytest.raises(DataError, match=f"all.csv: entry 3, b/3.png, has the split '{side}'; choose train or val"):
+        open_data(tmp_path / "all.csv", split)
+
+
+def test_one_list_is_divided_by_the_paths(tmp_path, caplog):
     rows = [(f"{number}.png", str(number % 2)) for number in range(20)]
     put(tmp_path, rows)
     file = write(tmp_path, "all.csv", rows)
-    train, val = open_data(file, "train"), open_data(file, "val")
+    with caplog.at_level(logging.INFO):
+        train, val = open_data(file, "train"), open_data(file, "val")
+    told = f"{file} has no side for validation: divided by a hash of each image's path, {len(val)} of 20 images are val"
+    assert told in caplog.text
     assert {data.name(i) for data in (train, val) for i in range(len(data))} == {path for path, _ in rows}
     assert len(train) + len(val) == 20
     assert set(val.labels) == {0, 1}
