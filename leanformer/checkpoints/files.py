@@ -93,7 +93,7 @@ def read_json(path: Path) -> Any:
     _check_is_file(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of lists in lists in lists
         raise CheckpointError(f"{path}: not valid JSON ({error}); it is damaged or was edited") from error
 
 

@@ -43,6 +43,8 @@ def open_data(source: str | Path, split: Split, options: DataOptions | None = No
         return DATASETS[source](split)
     options = options or DataOptions()
     data = _open(source, split, options)
+    if not data.classes:
+        raise DataError(f"{source} gives no image a class; label some of the images that are trained on")
     if split == "val" and len(data) == 0:
         share = f"val_share {options.val_share:g}"
         raise DataError(f"{source} has no side for validation, and {share} leaves none of its images for it; {REMEDY}")

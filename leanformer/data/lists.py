@@ -76,7 +76,7 @@ def read_rows(file: Path, options: DataOptions) -> Rows:
         raise DataError(f"{file} cannot be read as a list: {error}") from error
     try:
         records = _json_records(text) if file.suffix in (".json", ".jsonl", ".ndjson") else _table(file, text)
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as {file.suffix[1:]}: {error}") from error
     if not records:
         raise DataError(f"{file} names no images")

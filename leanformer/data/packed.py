@@ -139,7 +139,7 @@ def _label_of(name: str, notes: dict[tuple[Path, str, str], str], shard: Path, k
         try:
             value = json.loads(record)
             value = value.get(options.label_column or "label", value.get("cls")) if isinstance(value, dict) else value
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{shard}: {key}.json cannot be read: {error}") from error
         if isinstance(value, list):
             return [str(item) for item in value]

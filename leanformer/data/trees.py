@@ -93,12 +93,14 @@ class NameTree:
         self.root = root
         self.numbers: dict[str, int] = {}
         self._images: dict[str, list[str]] = {}
-        shown = [(name, number) for number, name in enumerate(names) if _is_shown(name)]
+        inner = ("/".join(filter(None, name.split("/"))) for name in names)  # `/a//b.png` is `a/b.png`
+        shown = [(name, number) for number, name in enumerate(inner) if _is_shown(name)]
         top = _wrapping([name for name, _ in shown])
         for name, number in shown:
             inside = name[len(top) :]
-            self.numbers[inside] = number
-            self._images.setdefault(inside.rpartition("/")[0], []).append(inside)
+            if inside not in self.numbers:
+                self._images.setdefault(inside.rpartition("/")[0], []).append(inside)
+            self.numbers[inside] = number  # the last of a path counts, as where an archive is unpacked
         self._folders: dict[str, set[str]] = {}
         for folder in self._images:
             parts = folder.split("/") if folder else []

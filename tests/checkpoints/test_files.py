@@ -187,6 +187,13 @@ def test_json_holds_paths_that_are_not_utf_8(tmp_path):
     assert files.read_json(tmp_path / "a.json") == value
 
 
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "\xff"], ids=["cut", "deep", "latin"])
+def test_json_that_is_damaged_says_so(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, "latin-1")
+    with pytest.raises(CheckpointError, match="a.json: not valid JSON"):
+        files.read_json(tmp_path / "a.json")
+
+
 def test_files_get_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "plain").write_text("x")
     write_bytes(tmp_path / "atomic", b"x")

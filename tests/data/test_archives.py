@@ -89,6 +89,13 @@ def test_archives_named_for_their_classes_label_their_images(tmp_path):
     assert data.labels.tolist() == [0] * 3 + [1] * 3
 
 
+def test_members_are_within_the_archive_whatever_slashes_their_paths_have(tmp_path):
+    members = {"/abs/y.png": png(1), "cat/1.png": png(2), "cat//old//2.png": png(3), "abs/y.png": png(4)}
+    path = zip_of(tmp_path / "a.zip", members)
+    data = open_data(path, "train", DataOptions(val_share=0.0))
+    assert (data.classes, data.labels.tolist(), reds(data)) == (("abs", "cat"), [0, 1, 1], [4, 2, 3])
+
+
 def test_two_zips_hold_the_two_sides(tmp_path):
     zip_of(tmp_path / "train.zip", {"cat/1.png": png(1), "dog/2.png": png(2), "emu/3.png": png(3)})
     zip_of(tmp_path / "val.zip", {"dog/4.png": png(4), "emu/5.png": png(5)})
@@ -148,6 +155,9 @@ def test_shards_may_be_labeled_by_json_or_by_folders(tmp_path):
     several = {"a.png": png(1), "a.json": json.dumps({"label": ["x", "y"]}).encode()}
     data = open_data(tar_of(tmp_path / "two.tar", several), "train", DataOptions(val_share=0.0))
     assert data.several[0] == [0, 1]
+    deep = tar_of(tmp_path / "deep.tar", {"a.png": png(1), "a.json": b"[" * 60_000})
+    with pytest.raises(DataError, match=r"deep.tar: a.json cannot be read: maximum recursion depth exceeded"):
+        open_data(deep, "train")
     with pytest.raises(DataError, match=r"a.png has no label: no a.cls, no `label` in a.json, no folder"):
         open_data(tar_of(tmp_path / "three.tar", {"a.png": png()}), "train")
 

@@ -142,12 +142,21 @@ def test_an_image_may_have_several_labels(tmp_path, form):
     assert batch.labels.tolist() == [[1, 1], [1, 0], [0, 0]]
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_list_without_a_single_class_is_refused(tmp_path, split):
+    rows = [(f"{number}.png", []) for number in range(4)]
+    put(tmp_path, rows)
+    with pytest.raises(DataError, match="all.json gives no image a class; label some"):
+        open_data(write(tmp_path, "all.json", rows), split)
+
+
 @pytest.mark.parametrize(("name", "text", "message"), [
     ("l.csv", "path,label\n1.png\n", "cannot be read as csv: row 2 has no label"),
     ("l.csv", "", "names no images"),
     ("l.csv", "path,label\n1.png,\n,x\n", "entry 2 has no path"),
     ("l.json", "[1, 2]", "cannot be read as json: expected objects"),
     ("l.json", "{", "cannot be read as json"),
+    ("l.json", "[" * 100_000, "cannot be read as json: maximum recursion depth exceeded"),
     ("l.jsonl", '{"path": "1.png"}\n', "no column for the label"),
 ])  # fmt: skip
 def test_a_list_that_cannot_be_read_says_where(tmp_path, name, text, message):
