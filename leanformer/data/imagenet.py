@@ -4,6 +4,7 @@ trained on it: ReaL, V2, A and R."""
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from collections import Counter
@@ -127,7 +128,7 @@ def real_labels(data: LabeledImages, file: Path | None = None) -> list[list[int]
         file: as for `with_real_labels`.
 
     Raises:
-        DataError: for an image by another name, or a file that does not hold lists.
+        DataError: for an image by another name, or a file that does not hold lists of numbers of classes.
         CheckpointError: if the file cannot be read.
     """
     if file is None:
@@ -139,12 +140,23 @@ def real_labels(data: LabeledImages, file: Path | None = None) -> list[list[int]
         lists = read_json(file)
         if not isinstance(lists, list) or not all(isinstance(labels, list) for labels in lists):
             raise DataError(f"{file} holds no ReaL labels: expected a list with a list of numbers for each image")
+        for number, labels in enumerate(lists, 1):
+            odd = [label for label in labels if not _is_class(label)]
+            if odd:
+                raise DataError(
+                    f"{file} gives image {number} the label {json.dumps(odd[0])}; ReaL labels are whole numbers from 0 "
+                    f"to {NUM_CLASSES - 1}"
+                )
         name_to_set = {f"ILSVRC2012_val_{n:08d}": labels for n, labels in enumerate(lists, 1)}
     stems = [Path(data.name(index)).stem for index in range(len(data))]
     missing = next((stem for stem in stems if stem not in name_to_set), None)
     if missing is not None:
         raise DataError(f"ReaL labels the images ILSVRC2012_val_00000001 to _{len(name_to_set):08d}, not {missing!r}")
     return [name_to_set[stem] for stem in stems]
+
+
+def _is_class(label: object) -> bool:
+    return type(label) is int and 0 <= label < NUM_CLASSES
 
 
 def share_among(predictions: np.ndarray, indices: np.ndarray, sets: LabelSets) -> float:

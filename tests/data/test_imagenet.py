@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -109,6 +110,16 @@ def test_real_labels_replace_those_of_the_validation_images(tmp_path):
     put(tmp_path / "val" / FISH / "other.JPEG")
     with pytest.raises(DataError, match="not 'other'"):
         with_real_labels(as_imagenet(open_data(tmp_path, "val")))
+
+
+@pytest.mark.parametrize("label", ["0", 1.0, None, True, 99999, -1, [3]], ids=json.dumps)
+def test_real_labels_are_numbers_of_classes(tmp_path, label):
+    data = as_imagenet(open_data(imagenet(tmp_path, flat=False), "val"))
+    truth = tmp_path / "real.json"
+    truth.write_text(json.dumps([[134], [], [2, label], [1]]))
+    told = f"real.json gives image 3 the label {json.dumps(label)}; ReaL labels are whole numbers from 0 to 999"
+    with pytest.raises(DataError, match=re.escape(told)):
+        with_real_labels(data, truth)
 
 
 def test_many_folders_without_a_val_side_can_all_be_trained_on(tmp_path):
