@@ -2,8 +2,9 @@
 
 The order of an epoch is drawn from (seed, epoch) and every augmentation from (seed, epoch, index, copy), so a run that
 starts again in the middle of an epoch sees exactly what it would have seen, and several ranks see together what one
-would. In training, an unreadable image is replaced by the next readable one after its batch in the order of the epoch;
-in evaluation it is left out.
+would. In training, an unreadable image is replaced by the next readable one after its batch in the order of the epoch,
+and where the epoch has none left the batch is smaller, or, if it is mixed in pairs, shows some of its images twice; in
+evaluation it is left out.
 """
 
 from __future__ import annotations
@@ -176,13 +177,15 @@ class _TrainSource(Dataset[Batch]):
 
     def candidates(self, step: Step) -> Iterator[int]:
         """These places, and after them those whose images replace unreadable ones: what follows the batch, shared like
-        it, and at last what is left of the epoch, so that all ranks find as many images."""
+        it, and at last what is left of the epoch, so that all ranks find as many images. `mirrored`, all of them come
+        twice: so either the batch becomes full, or each of its images has a copy, and their number is even."""
         (rank, world), length = self.share, len(self.order(step[0]))
         own, start = self.places(step), step[1] * self.batch_size
         after = range(start + self.batch_size + rank, start + length, world)
-        yield from (place % length for place in chain(own.tolist(), after))
-        others = np.setdiff1d(np.arange(start, start + length), [*own, *after])
-        yield from (others % length).tolist()
+        for _ in range(2 if self.mirrored else 1):
+            yield from (place % length for place in chain(own.tolist(), after))
+            others = np.setdiff1d(np.arange(start, start + length), [*own, *after])
+            yield from (others % length).tolist()
 
     def indices(self, step: Step) -> np.ndarray:
         """The images of a step, if all can be read; int64 (B,)."""
@@ -257,14 +260,16 @@ def _image_batch(
     prepare: Callable[[Image.Image, int, int], Tensor],
 ) -> Batch:
     """The first `size` readable images among the candidates, given by number and copy; fewer if there are no more."""
-    images, indices, skipped = [], [], []
+    images, indices, skipped = [], [], {}
     for index, copy in candidates:
         if len(images) == size:
             break
+        if index in skipped:
+            continue
         try:
             image = data.image(index)
         except DataError as error:
-            skipped.append((data.name(index), str(error)))
+            skipped[index] = data.name(index), str(error)
         else:
             images.append(prepare(image, index, copy))
             indices.append(index)
@@ -272,7 +277,7 @@ def _image_batch(
         images=torch.stack(images) if images else torch.empty(0),
         labels=_labels(data, np.array(indices, np.int64)),
         indices=torch.tensor(indices, dtype=torch.int64),
-        skipped=tuple(skipped),
+        skipped=tuple(skipped.values()),
     )
 
 

@@ -69,6 +69,22 @@ class FewReadable:
         return str(index)
 
 
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("readable", [1, 3, 7, 8, 9, 15])
+def test_unreadable_images_leave_a_batch_that_is_mixed_in_pairs(readable, world):
+    data = FewReadable(16, readable)
+    parts = [TrainBatches(data, PREPROCESS, None, 16, 0, share=(rank, world), mirrored=True) for rank in range(world)]
+    for part in parts:
+        (batch,) = part.batches(0)
+        assert len(batch.indices) == min(16 // world, 2 * readable)
+        assert set(batch.indices.tolist()) <= set(range(readable))
+        assert len({name for name, _ in batch.skipped}) == len(batch.skipped)
+        mix(batch.images, batch.labels, Mixing(), num_classes=1, smoothing=0.1, seed=0, step=0)
+    if world == 1:
+        assert set(batch.indices.tolist()) == set(range(readable))
+        assert sorted(part.unreadable, key=int) == [str(index) for index in range(readable, 16)]
+
+
 @pytest.mark.parametrize("readable", [1, 3, 7, 12])
 def test_ranks_find_as_many_readable_images_as_each_other(readable):
     parts = [TrainBatches(FewReadable(13, readable), PREPROCESS, None, 8, 0, share=(rank, 2)) for rank in range(2)]
