@@ -33,6 +33,8 @@ LOCAL_HEADER = 30
 SIDECARS = (".cls", ".json", ".txt")
 """Members of a tar that say something about the image of the same name; their text is kept with the index."""
 LARGEST_SIDECAR = 1 << 16
+LARGEST_MEMBER = 1 << 29
+"""Bytes of an image, unpacked; a small member that unpacks to more would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Archives:
         """The content of a member.
 
         Raises:
-            DataError: if the archive ends before it, or its content does not fit its checksum.
+            DataError: if the archive ends before it, its content does not fit its checksum, or it is too large.
         """
         index, member = self._find(number)
         offset, size, deflated, checksum = index.places[member].tolist()
@@ -119,11 +121,13 @@ class Archives:
                 header = file.read(LOCAL_HEADER)
                 offset += LOCAL_HEADER + int.from_bytes(header[26:28], "little")
                 offset += int.from_bytes(header[28:30], "little")
+            if size > LARGEST_MEMBER:
+                raise OSError(f"it has {size / 2**20:.0f} MB, more than the {LARGEST_MEMBER >> 20} MB of any image")
             file.seek(offset)
             data = file.read(size)
             if len(data) < size:
                 raise OSError("the archive ends within it")
-            data = zlib.decompress(data, -zlib.MAX_WBITS) if deflated else data
+            data = _inflated(data) if deflated else data
             if checksum >= 0 and zlib.crc32(data) != checksum:
                 raise OSError("its checksum is wrong")
         except (OSError, zlib.error) as error:
@@ -142,6 +146,16 @@ class Archives:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(archive)
         return self._open[archive]
+
+
+def _inflated(data: bytes) -> bytes:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = stream.decompress(data, LARGEST_MEMBER + 1)
+    if len(content) > LARGEST_MEMBER:
+        raise OSError(f"it unpacks to more than the {LARGEST_MEMBER >> 20} MB of any image")
+    if not stream.eof:
+        raise OSError("its compressed data ends too early")
+    return content
 
 
 Row = tuple[str, str, int, int, int, int]

@@ -198,6 +198,29 @@ def test_damaged_members_are_named_and_left_out(tmp_path):
     assert list(loader.unreadable) == ["a.zip/cat/2.png"]
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_larger_than_any_image_is_damaged(tmp_path, monkeypatch, method):
+    members = {f"cat/{n}.png": png(n) for n in range(3)} | {"cat/bomb.png": bytes(3 << 20)}
+    data = open_data(zip_of(tmp_path / "a.zip", members, method), "train", DataOptions(val_share=0.0))
+    monkeypatch.setattr(archives_module, "LARGEST_MEMBER", 3 << 20)
+    assert len(data.store.read(3)) == 3 << 20
+    monkeypatch.setattr(archives_module, "LARGEST_MEMBER", 2 << 20)
+    told = "unpacks to" if method == zipfile.ZIP_DEFLATED else "has 3 MB,"
+    with pytest.raises(DataError, match=f"cat/bomb.png cannot be read: it {told} more than the 2 MB of any image"):
+        data.image(3)
+    loader = TrainBatches(data, Preprocess(image_size=(4, 4)), None, 4, 0)
+    assert len(next(loader.batches(0)).indices) == 3
+    assert list(loader.unreadable) == ["a.zip/cat/bomb.png"]
+
+
+def test_a_member_whose_compressed_data_is_cut_is_damaged(tmp_path):
+    path = zip_of(tmp_path / "a.zip", {"cat/1.png": bytes(range(256)) * 9})
+    index = archives_module.index_of(path)
+    index.places[0, 1] -= 5
+    with pytest.raises(DataError, match="cat/1.png cannot be read: its compressed data ends too early"):
+        archives_module.Archives([index]).read(0)
+
+
 @pytest.mark.parametrize("kept", [10, 300, 530, 1024, 1100, 1536])
 def test_a_truncated_tar_is_named(tmp_path, kept):
     path = shard(tmp_path / "train-0.tar", 0)
