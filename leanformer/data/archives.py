@@ -27,7 +27,7 @@ from leanformer.errors import CheckpointError, DataError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 MAX_OPEN = 64
 LOCAL_HEADER = 30
 SIDECARS = (".cls", ".json", ".txt")
@@ -46,7 +46,7 @@ class Index:
     notes: Names
     """The text of each sidecar of a tar; empty for the others."""
     places: np.ndarray
-    """int64 (N, 4): offset, bytes in the archive, 1 if deflated, checksum or -1."""
+    """int64 (N, 4): offset, bytes in the archive, bytes that they inflate to or -1, checksum or -1."""
 
 
 def index_of(path: Path) -> Index:
@@ -113,7 +113,7 @@ class Archives:
             DataError: if the archive ends before it, its content does not fit its checksum, or it is too large.
         """
         index, member = self._find(number)
-        offset, size, deflated, checksum = index.places[member].tolist()
+        offset, size, inflated, checksum = index.places[member].tolist()
         try:
             file = self._file(number)
             if index.path.suffix.lower() == ".zip":
@@ -121,13 +121,13 @@ class Archives:
                 header = file.read(LOCAL_HEADER)
                 offset += LOCAL_HEADER + int.from_bytes(header[26:28], "little")
                 offset += int.from_bytes(header[28:30], "little")
-            if size > LARGEST_MEMBER:
-                raise OSError(f"it has {size / 2**20:.0f} MB, more than the {LARGEST_MEMBER >> 20} MB of any image")
+            if (most := max(size, inflated)) > LARGEST_MEMBER:
+                raise OSError(f"it has {most / 2**20:.0f} MB, more than the {LARGEST_MEMBER >> 20} MB of any image")
             file.seek(offset)
             data = file.read(size)
             if len(data) < size:
                 raise OSError("the archive ends within it")
-            data = _inflated(data) if deflated else data
+            data = _inflate(data, inflated) if inflated >= 0 else data
             if checksum >= 0 and zlib.crc32(data) != checksum:
                 raise OSError("its checksum is wrong")
         except (OSError, zlib.error) as error:
@@ -148,13 +148,10 @@ class Archives:
         return self._open[archive]
 
 
-def _inflated(data: bytes) -> bytes:
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = stream.decompress(data, LARGEST_MEMBER + 1)
-    if len(content) > LARGEST_MEMBER:
-        raise OSError(f"it unpacks to more than the {LARGEST_MEMBER >> 20} MB of any image")
-    if not stream.eof:
-        raise OSError("its compressed data ends too early")
+def _inflate(data: bytes, size: int) -> bytes:
+    content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+    if len(content) != size:
+        raise OSError(f"it unpacks to {'more' if len(content) > size else 'less'} than the {size} bytes it should have")
     return content
 
 
@@ -178,8 +175,8 @@ def _zip_rows(path: Path) -> Iterator[Row]:
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             what = "encrypted" if info.flag_bits & 1 else f"compressed by method {info.compress_type}"
             raise DataError(f"{path}: {info.filename} is {what}; pack the images again, stored or deflated")
-        deflated = int(info.compress_type == zipfile.ZIP_DEFLATED)
-        yield info.filename, "", info.header_offset, info.compress_size, deflated, info.CRC
+        inflated = info.file_size if info.compress_type == zipfile.ZIP_DEFLATED else -1
+        yield info.filename, "", info.header_offset, info.compress_size, inflated, info.CRC
 
 
 def _tar_rows(path: Path) -> Iterator[Row]:
@@ -196,7 +193,7 @@ def _tar_rows(path: Path) -> Iterator[Row]:
                 if info.name.endswith(SIDECARS) and info.size <= LARGEST_SIDECAR:
                     content = archive.extractfile(info)
                     note = content.read().decode("utf-8", "replace") if content else ""
-                yield info.name.removeprefix("./"), note, info.offset_data, info.size, 0, -1
+                yield info.name.removeprefix("./"), note, info.offset_data, info.size, -1, -1
             end = archive.offset
         with path.open("rb") as file:
             file.seek(end)
