@@ -12,7 +12,7 @@ from torch import Tensor
 from leanformer import zoo
 from leanformer.checkpoints import runs
 from leanformer.edits import apply
-from leanformer.errors import ConfigError
+from leanformer.errors import CheckpointError, ConfigError
 from leanformer.models import BackboneConfig, ImageClassifier, list_models
 from leanformer.zoo import resolve
 
@@ -133,6 +133,7 @@ def predict(
 
     Raises:
         DataError: if the image cannot be read.
+        CheckpointError: if the model's outputs are not numbers.
     """
     from leanformer.data.preprocess import open_image, prepare
     from leanformer.tasks.multi_label import THRESHOLD
@@ -150,6 +151,12 @@ def predict(
         probabilities, top, least = scores.sigmoid(), top or scores.numel(), THRESHOLD
     else:
         probabilities, top, least = scores.softmax(dim=0), top or 5, 0.0
+    if probabilities.isnan().any():
+        odd = int(scores.isfinite().logical_not().sum())
+        raise CheckpointError(
+            f"{odd} of the model's {scores.numel()} outputs are not numbers (nan or inf): its weights are damaged, or "
+            "its training diverged; take other weights, or train again with a lower learning rate"
+        )
     best = probabilities.topk(min(top, scores.numel()))
     names = model.classes or tuple(str(index) for index in range(scores.numel()))
     found = zip(best.values.tolist(), best.indices.tolist(), strict=True)

@@ -47,7 +47,8 @@ class Predict:
             try:
                 found[str(path)] = api.predict(model, path, top, self.threshold)
             except DataError as error:
-                print(f"leanformer: {error}", file=sys.stderr)
+                hint = f"; give the images in it: {path}/*" if path.is_dir() else ""
+                print(f"leanformer: {error}{hint}", file=sys.stderr)
                 failed = True
                 continue
             if not self.json:

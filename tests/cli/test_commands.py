@@ -96,7 +96,8 @@ def test_a_file_that_is_no_image_leaves_the_others_answered(run, trained, photo,
     outcome = run("predict", trained.out, text, cut, missing, tmp_path, photo, "--json")
     assert outcome.status == 2
     assert list(json.loads(outcome.out)) == [str(photo)]
-    for path, reason in ((text, "its content is no known"), (cut, ""), (missing, "no such file"), (tmp_path, "folder")):
+    folder = re.escape(f"it is a folder; give the images in it: {tmp_path}/*")
+    for path, reason in ((text, "its content is no known"), (cut, ""), (missing, "no such file"), (tmp_path, folder)):
         assert re.search(
             rf"^leanformer: {re.escape(str(path))} cannot be read as an image: .*{reason}", outcome.err, re.M
         )

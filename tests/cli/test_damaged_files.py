@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import leanformer
 from leanformer.models import find
 from leanformer.zoo.identify import published_shapes
 
@@ -114,6 +115,16 @@ def test_a_damaged_run_is_refused_with_the_damage(refused, trained, photo, tmp_p
     damage(broken)
     assert message in refused("predict", broken, photo)
     assert message in refused("bench", broken, "--forms", "eager")
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_outputs_that_are_no_numbers_are_no_prediction(refused, trained, photo, tmp_path, multi_label):
+    model = leanformer.load(trained.out)
+    model.multi_label = multi_label
+    with torch.no_grad():
+        model.head.linear.bias[0] = float("nan")
+    leanformer.save(model, tmp_path / "nan")
+    assert "1 of the model's 3 outputs are not numbers (nan or inf)" in refused("predict", tmp_path / "nan", photo)
 
 
 def test_weights_are_not_for_what_brings_its_own(refused, trained, photo, tmp_path):
