@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from leanformer.data import LabeledImages
 from leanformer.data.imagenet import NUM_CLASSES, imagenet_numbers, real_labels
-from leanformer.data.labeled import keys_of
+from leanformer.data.labeled import check_distinct, keys_of
 from leanformer.data.views import Views, averaged
 from leanformer.errors import DataError
 from leanformer.tasks.classify import Metrics
@@ -67,7 +67,7 @@ def find_columns(
     have as many classes as the model, in its order.
 
     Raises:
-        DataError: if the model does not know a class, or the numbers of classes differ.
+        DataError: if the model does not know a class, has two of one name, or the numbers of classes differ.
     """
     if outputs is not None:
         return _by_name(outputs, images.classes, title)
@@ -84,6 +84,7 @@ def find_columns(
 
 
 def _by_name(outputs: Sequence[str], classes: Sequence[str], title: str) -> list[int]:
+    check_distinct(outputs, [f"output {place}" for place in range(len(outputs))], "the model")
     places = {name: place for place, name in enumerate(outputs)}
     unknown = [name for name in classes if name not in places]
     if unknown:

@@ -28,6 +28,11 @@ def test_a_class_that_the_model_does_not_know_is_named():
         find_columns(("a", "b"), 2, images_of("a", "d"), "data")
 
 
+def test_a_model_with_two_classes_of_one_name_is_not_measured_by_the_wrong_one():
+    with pytest.raises(DataError, match="the model gives two classes the name 'crane': output 0 and output 2"):
+        find_columns(("crane", "fox", "crane"), 3, images_of("crane", "fox"), "data")
+
+
 def test_wnids_and_numbers_are_those_of_imagenet():
     assert find_columns(None, 1000, images_of("n01443537", "n01440764"), "data") == [1, 0]
     assert find_columns(None, 1000, images_of("0", "10", "2"), "data") == [0, 10, 2]
