@@ -78,12 +78,12 @@ class Reader:
     def _parallel(self, source: Dataset[Batch], steps: Steps) -> Iterator[Batch]:
         self._steps.steps = steps
         self._loader = self._loader or self._start(source)
-        with signals_held():
-            batches = iter(self._loader)  # begins the workers
-        return self._received(batches)
+        return self._received(self._loader)
 
-    def _received(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _received(self, loader: DataLoader[Batch]) -> Iterator[Batch]:
         try:
+            with signals_held():
+                batches = iter(loader)  # begins the workers, or tells them of the next steps
             yield from map(_with_tensors, batches)
         except (RuntimeError, EOFError, ConnectionError) as error:
             in_worker = str(error).startswith("Caught ")  # it lives, and sent this

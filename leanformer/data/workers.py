@@ -53,10 +53,23 @@ def follow_reader(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reader = multiprocessing.parent_process()
-    if reader is not None:
-        threading.Thread(target=_end_with, args=(reader,), daemon=True).start()
+    if reader is None:
+        return
+    threading.Thread(target=_end_with, args=(reader,), daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by, args=(reader.pid,), daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):  # macOS does not say who sends a signal
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _end_with(process: Any) -> None:
     process.join()
     os._exit(1)
+
+
+def _end_by(sender: int | None) -> None:
+    """Take a SIGTERM of that process alone: it sends one, and waits, when python exits with workers left."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
+    os._exit(0)

@@ -42,6 +42,57 @@ if __name__ == "__main__":
         print(error)
 """
 
+LOSING_AN_IDLE_WORKER = """
+import multiprocessing, sys
+from leanformer.data import TrainBatches, open_data
+from leanformer.errors import DataError
+from leanformer.models import Preprocess
+
+if __name__ == "__main__":
+    batches = TrainBatches(open_data(sys.argv[1], "train"), Preprocess(image_size=(8, 8)), None, 4, 0, workers=2)
+    list(batches.batches(0))
+    worker = multiprocessing.active_children()[0]
+    worker.kill()
+    worker.join()
+    try:
+        list(batches.batches(1))
+    except DataError as error:
+        print(error)
+"""
+
+LEAVING_WORKERS = """
+import multiprocessing, os, signal, sys
+from leanformer.data import TrainBatches, open_data
+from leanformer.models import Preprocess
+
+if __name__ == "__main__":
+    batches = TrainBatches(open_data(sys.argv[1], "train"), Preprocess(image_size=(8, 8)), None, 4, 0, workers=2)
+    reading = batches.batches(0)
+    next(reading)
+    os.spawnlp(os.P_WAIT, "kill", "kill", "-TERM", *(str(worker.pid) for worker in multiprocessing.active_children()))
+    print(len(list(reading)))
+    raise ValueError("of the program's own")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="who sends SIGTERM is not known")
+def test_workers_mind_no_sigterm_but_that_of_a_process_that_exits_with_them_left(tmp_path):
+    write_folder(tmp_path / "images", size=12)
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING_WORKERS)
+    done = subprocess.run([sys.executable, script, tmp_path / "images"], capture_output=True, text=True, timeout=60)
+    assert int(done.stdout) > 1, done.stderr
+    assert done.stderr.rstrip().endswith("ValueError: of the program's own")
+
+
+def test_a_worker_that_is_killed_between_two_epochs_is_an_error_with_its_reason(tmp_path):
+    write_folder(tmp_path / "images", size=12)
+    script = tmp_path / "losing.py"
+    script.write_text(LOSING_AN_IDLE_WORKER)
+    done = subprocess.run([sys.executable, script, tmp_path / "images"], capture_output=True, text=True, timeout=60)
+    assert "one of 2 processes that read images was killed from outside" in done.stdout, done.stderr
+    assert done.returncode == 0
+
 
 def test_a_worker_that_is_killed_from_outside_is_an_error_with_its_reason(tmp_path):
     write_folder(tmp_path / "images", size=12)
