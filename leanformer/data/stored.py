@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +12,11 @@ from typing import Protocol, overload
 import numpy as np
 from PIL import Image
 
+from leanformer.data.labeled import LabeledImages
 from leanformer.data.preprocess import open_image, printable
+
+NUM_MEASURED = 256
+"""Files whose sizes a fingerprint takes in."""
 
 
 class Names(Sequence[str]):
@@ -141,3 +147,29 @@ class LabelSets:
         first = np.full(len(self), -1, np.int64)
         first[counts > 0] = self.flat[(self.ends - counts)[counts > 0]]
         return first
+
+
+def fingerprint(data: LabeledImages) -> str | None:
+    """A hash over the paths, the labels and, of some files, the sizes; None for data that is not single files. No image
+    is read, and the folder itself may have another name."""
+    store = getattr(data, "store", None)
+    if not isinstance(data, StoredImages) or not isinstance(store, Files):
+        return None
+    arrays = [store.names.text, store.names.ends, data.members, data.labels]
+    if data.several is not None:
+        arrays += [data.several.ends, data.several.flat]
+    digest = hashlib.sha256()
+    for array in (*arrays, _sizes(store, data.members)):
+        digest.update(f"{len(array)} ".encode())
+        digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def _sizes(store: Files, members: np.ndarray) -> np.ndarray:
+    """The sizes of files spread over all of them, -1 for one that is not there; int64."""
+    chosen = np.unique(np.linspace(0, len(members) - 1, min(len(members), NUM_MEASURED)).astype(np.int64))
+    sizes = np.full(len(chosen), -1, np.int64)
+    for place, member in enumerate(members[chosen]):
+        with contextlib.suppress(OSError):
+            sizes[place] = os.path.getsize(os.path.join(store.root, store.names[int(member)]))
+    return sizes

@@ -162,6 +162,7 @@ def _set_up(
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
         device=device,
         train_images=train,
+        val_images=val,
         train=batches,
         val=EvalBatches(val, model.preprocess, val_batch_size, config.workers, parallel.ranks.share),
         store=CheckpointStore(config.out / STATES, keep=2),

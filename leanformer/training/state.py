@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from leanformer.checkpoints.store import CheckpointStore
 from leanformer.data import EvalBatches, LabeledImages, TrainBatches
+from leanformer.data.stored import fingerprint
 from leanformer.errors import CheckpointError, DataError
 from leanformer.models import ImageClassifier
 from leanformer.tasks import Classification, Metrics, MultiLabelMetrics
@@ -90,6 +92,7 @@ class Run:
     scaler: torch.amp.GradScaler
     device: torch.device
     train_images: LabeledImages
+    val_images: LabeledImages
     train: TrainBatches
     val: EvalBatches
     store: CheckpointStore
@@ -163,6 +166,7 @@ class Run:
             "skipped": self.skipped,
             "trouble": asdict(self.trouble),
             "data": self._data(),
+            "fingerprints": self._fingerprints,
         }
         self.store.save(self.step, tensors, meta)
 
@@ -194,7 +198,7 @@ class Run:
 
         Raises:
             CheckpointError: if another version of leanformer wrote it.
-            DataError: if the training images are no longer those that it trained on.
+            DataError: if the images are no longer those that it trained on.
         """
         missing = [name for name in STORED if name not in meta]
         if missing:
@@ -202,12 +206,7 @@ class Run:
                 f"the training state of step {step} in {self.out} lacks {', '.join(missing)}: another version of "
                 "leanformer wrote it; finish the run with that version, or start a new one with another --out"
             )
-        if meta["data"] != self._data():
-            (had, before), (has, now) = meta["data"], self._data()
-            raise DataError(
-                f"the training data has changed since step {step}: {had} images of {len(before)} classes were there, "
-                f"now {has} of {len(now)}; put it back as it was, or start a new run with another --out"
-            )
+        self._check_data(step, meta)
         _load(self.model, _below("model", tensors))
         if self.ema is not None:
             _load(self.ema, _below("ema", tensors))
@@ -233,9 +232,31 @@ class Run:
         for theirs in self.ranks.gather(self.skipped):
             self.note_skipped(theirs.items())
 
+    def _check_data(self, step: int, meta: Mapping[str, Any]) -> None:
+        """Refuse other images than those that the state of `step` comes from, as far as it says which these were."""
+        way_out = "put it back as it was, or start a new run with another --out"
+        if meta["data"] != self._data():
+            (had, before), (has, now) = meta["data"], self._data()
+            raise DataError(
+                f"the training data has changed since step {step}: {had} images of {len(before)} classes were there, "
+                f"now {has} of {len(now)}; {way_out}"
+            )
+        for side, now in self._fingerprints.items():
+            before = meta.get("fingerprints", {}).get(side)  # earlier versions kept none
+            if None not in (before, now) and before != now:
+                raise DataError(
+                    f"the {side} data of {self.config.data} has changed since step {step}: its images have other "
+                    f"paths, labels or sizes than they had; {way_out}"
+                )
+
     def _data(self) -> list[Any]:
         """What the order of the images and the shape of the classifier follow from."""
         return [len(self.train_images), list(self.train_images.classes)]
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str | None]:
+        """Of the images of both sides as they were when this process began."""
+        return {"training": fingerprint(self.train_images), "validation": fingerprint(self.val_images)}
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -126,6 +126,37 @@ def test_a_run_is_not_resumed_on_other_images(change, nano_config, nano_data):
     assert fit(nano_config, data=nano_data, resume=True).steps == 18
 
 
+@pytest.mark.parametrize("side, name", [("train", "training"), ("val", "validation")])
+def test_a_run_is_not_resumed_on_other_files(side, name, plain_config, tmp_path):
+    root = write_folder(tmp_path / "images", num_classes=2, per_class=4, num_val=2, size=16)
+    config = replace(plain_config, data=str(root), epochs=1, batch_size=4)
+    with pytest.raises(Interrupted):
+        fit(config, callbacks=[StopAt(1)])
+    first, second = sorted(path for path in (root / side).iterdir())
+    swap(first, second)
+    with pytest.raises(DataError, match=rf"the {name} data of .*images has changed since step 2: its images"):
+        fit(config, resume=True)
+    swap(first, second)
+    assert fit(config, resume=True).steps == 2
+
+
+def swap(first, second):
+    first.rename(first.with_name("third"))
+    second.rename(first)
+    first.with_name("third").rename(second)
+
+
+def test_a_state_that_knows_no_files_is_gone_on_with(plain_config, tmp_path):
+    root = write_folder(tmp_path / "images", num_classes=2, per_class=4, num_val=2, size=16)
+    config = replace(plain_config, data=str(root), epochs=1, batch_size=4)
+    with pytest.raises(Interrupted):
+        fit(config, callbacks=[StopAt(1)])
+    store = CheckpointStore(config.out / "checkpoints")
+    step, tensors, meta = store.load_latest()
+    store.save(step, tensors, {name: value for name, value in meta.items() if name != "fingerprints"})
+    assert fit(config, resume=True).steps == 2
+
+
 class StopAt(Callback):
     """Ctrl-C in the middle of a step."""
 
