@@ -71,11 +71,11 @@ def load(directory: str | Path) -> ImageClassifier:
     path = directory / RECORD
     weights = directory / _checked(path, record["weights"], "file", str)
     if not weights.is_file():
-        raise CheckpointError(f"{weights} is missing; {path} says that the weights are there")
+        raise CheckpointError(f"{weights} is missing; {path} says that the weights are there; {_way_back(directory)}")
     if files.sha256(weights) != _checked(path, record["weights"], "sha256", str):
         raise CheckpointError(
             f"{weights} is not the file that {path} describes (its SHA-256 differs): it is damaged, or a save was "
-            "interrupted; save the model again, or take the last training state"
+            f"interrupted; {_way_back(directory)}"
         )
     try:
         model = _rebuild(
@@ -167,6 +167,12 @@ def _checked(path: Path, record: dict[str, Any], name: str, expected: type) -> A
     if not isinstance(record.get(name), expected):
         raise CheckpointError(f"{path}: {name!r} must be a {expected.__name__}, found {record.get(name)!r}")
     return record[name]
+
+
+def _way_back(directory: Path) -> str:
+    if (directory / "checkpoints").is_dir():
+        return f"remove {directory / RECORD} and finish the run again: leanformer train ... --resume"
+    return "save the model again"
 
 
 def _no_model(directory: Path) -> str:

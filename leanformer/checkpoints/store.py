@@ -3,6 +3,7 @@ before."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -102,6 +103,13 @@ class CheckpointStore:
                 f"{self.directory}: no training state is usable\n{listed}\n"
                 "  remove this folder to start the training afresh"
             )
+        return None
+
+    def describe_latest(self) -> dict[str, Any] | None:
+        """The meta of the newest state that says what it is, its tensors not looked at; None if none does."""
+        for entry in self._entries():
+            with contextlib.suppress(CheckpointError):
+                return _described(self.directory / entry.file, entry.step)
         return None
 
     def _load(self, entry: _Entry) -> tuple[int, dict[str, Tensor], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leanformer.checkpoints import files, runs
+from leanformer.checkpoints.store import CheckpointStore
 from leanformer.config import to_dict
 from leanformer.errors import CheckpointError, ConfigError, TrainingError
 from leanformer.training.config import TrainConfig, differences
@@ -19,17 +21,21 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+log = logging.getLogger(__name__)
+
 CONFIG = "config.json"
 STATES = "checkpoints"
-"""The folder of a run's training states, which are of no use without its config."""
+"""The folder of a run's training states."""
+_SUMMARY = {"metrics": dict, "steps": int, "seconds": (int, float), "skipped": dict}
+"""What is known of a finished run, and its types."""
 
 
 def claim(config: TrainConfig, resume: bool) -> bool:
     """Check that `config` may run in its directory; true if it has been finished there. Nothing is written.
 
     Raises:
-        ConfigError: if the directory holds a run that is not to be resumed, one of another config, or what is left of
-            one without its config.
+        ConfigError: if the directory holds a run that is not to be resumed, or one of another config.
+        CheckpointError: if neither its config nor its training states say which run it holds.
     """
     out = config.out
     if out.exists() and not out.is_dir():
@@ -40,21 +46,13 @@ def claim(config: TrainConfig, resume: bool) -> bool:
         raise ConfigError(
             f"{out!a} is no text in UTF-8, so weights could not be read from there; choose another --out"
         ) from error
-    begun, finished = (out / CONFIG).exists(), (out / runs.RECORD).exists()
-    if not resume and (begun or finished):
+    begun, finished, has_states = ((out / name).exists() for name in (CONFIG, runs.RECORD, STATES))
+    if not resume and (begun or finished or has_states):
         raise ConfigError(f"{out} already holds a run; go on with it by --resume, or choose another --out")
-    if not begun and (out / STATES).exists():
-        raise ConfigError(
-            f"{out} holds training states in {STATES}/, but no {CONFIG} that says of which run; put it back, remove "
-            "the states, or choose another --out"
-        )
-    if finished and not begun:
+    if finished and not begun and not has_states:
         raise ConfigError(f"{out} holds a model, but no training run to resume; choose another --out")
-    if begun:
-        saved = files.read_json(out / CONFIG)
-        if not isinstance(saved, dict):
-            raise CheckpointError(f"{out / CONFIG}: not the config of a run; it is damaged or was edited")
-        lines = differences(saved, to_dict(config))
+    if begun or has_states:
+        lines = differences(_saved_config(out) or _config_of_states(out), to_dict(config))
         if lines:
             listed = "\n".join(f"  {line}" for line in lines)
             raise ConfigError(
@@ -62,6 +60,29 @@ def claim(config: TrainConfig, resume: bool) -> bool:
                 f"  resume with the old values, or choose another --out"
             )
     return finished
+
+
+def _saved_config(out: Path) -> dict[str, Any] | None:
+    """What `write_config` wrote; None if it is missing or damaged."""
+    try:
+        saved = files.read_json(out / CONFIG)
+    except CheckpointError:
+        return None
+    return saved if isinstance(saved, dict) and saved.get("kind") == TrainConfig.kind else None  # type: ignore
+
+
+def _config_of_states(out: Path) -> dict[str, Any]:
+    """What the training states say of their run, in place of its config."""
+    path, meta = out / CONFIG, CheckpointStore(out / STATES).describe_latest()
+    if meta is not None and meta.get("config"):
+        return meta["config"]
+    found = f"{path}: not the config of a run; it is damaged or was edited" if path.exists() else f"no file {path}"
+    if meta is None:
+        raise CheckpointError(f"{found}; no training state can be read either, so choose another --out")
+    raise CheckpointError(
+        f"{found}; start the same command with another --out, stop it, and copy the {CONFIG} that it wrote to {out}: "
+        "the training states can then be resumed"
+    )
 
 
 @contextmanager
@@ -103,6 +124,11 @@ def _hold(out: Path, handle: int) -> None:
 
 def write_config(config: TrainConfig) -> None:
     """Leave the config in the run's directory, for `claim` and for those who want to repeat the run."""
+    if (config.out / STATES).exists() and _saved_config(config.out) is None:
+        log.warning(
+            "%s is missing or damaged; the training states are of a run with this config, so it is written anew",
+            config.out / CONFIG,
+        )
     files.write_json(config.out / CONFIG, to_dict(config))
 
 
@@ -119,6 +145,21 @@ def check_present(out: Path) -> None:
         )
 
 
-def finished_summary(out: Path) -> dict[str, Any]:
-    """What the finished run in `out` wrote beside its model: `metrics` and `training`."""
-    return runs.read_record(out)["extra"]
+def finished_summary(config: TrainConfig) -> dict[str, Any]:
+    """What the finished run wrote beside its model: `metrics`, `steps`, `seconds` and `skipped`. A config that was lost
+    is written anew.
+
+    Raises:
+        CheckpointError: if it is not there.
+    """
+    if _saved_config(config.out) is None:
+        write_config(config)
+    extra = runs.read_record(config.out)["extra"]
+    training = extra.get("training") if isinstance(extra, dict) else None
+    found = {"metrics": extra.get("metrics"), **training} if isinstance(training, dict) else {}
+    if set(found) != set(_SUMMARY) or not all(isinstance(found[name], kind) for name, kind in _SUMMARY.items()):
+        raise CheckpointError(
+            f"{config.out / runs.RECORD}: 'extra' does not say how the run went, found {extra!r}; it was edited: "
+            "remove it and finish the run again by --resume, from its last training state"
+        )
+    return found

@@ -335,14 +335,8 @@ def _save(run: Run, model: ImageClassifier, metrics: Metrics | MultiLabelMetrics
 
 def _finished(config: TrainConfig) -> Result:
     log.info("%s is finished; there is nothing to resume", config.out)
-    extra = finished_summary(config.out)
-    return Result(
-        model=runs.load(config.out),
-        out=config.out,
-        metrics=extra["metrics"],
-        evaluation=None,
-        **extra["training"],
-    )
+    summary = finished_summary(config)
+    return Result(model=runs.load(config.out), out=config.out, evaluation=None, **summary)
 
 
 def _interrupted(run: Run) -> Interrupted:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leanformer.checkpoints.store import CheckpointStore
+from leanformer.config import to_dict
 from leanformer.data import EvalBatches, LabeledImages, TrainBatches
 from leanformer.data.stored import fingerprint
 from leanformer.errors import CheckpointError, DataError
@@ -167,6 +168,7 @@ class Run:
             "trouble": asdict(self.trouble),
             "data": self._data(),
             "fingerprints": self._fingerprints,
+            "config": to_dict(self.config),
         }
         self.store.save(self.step, tensors, meta)
 

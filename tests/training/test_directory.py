@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from leanformer.checkpoints.store import CheckpointStore
 from leanformer.errors import CheckpointError, ConfigError, TrainingError
 from leanformer.training import fit
 from leanformer.training.callbacks import Callback, _lines_up_to
@@ -57,14 +58,56 @@ def test_what_interrupted_writes_left_is_removed(tmp_path):
         assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(mine)
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_states_of_a_run_that_is_not_known_are_not_gone_on_with(resume, plain_config, nano_data):
-    fit(replace(plain_config, epochs=1), data=nano_data)
-    for name in ("config.json", "model.json", "model.safetensors"):
-        (plain_config.out / name).unlink()
-    with pytest.raises(ConfigError, match=r"run holds training states in checkpoints/, but no config.json"):
-        fit(plain_config, data=nano_data, resume=resume)
-    assert not (plain_config.out / "config.json").exists()
+def lose(path):
+    path.unlink()
+
+
+def empty(path):
+    path.write_text("")
+
+
+def replace_by_another(path):
+    path.write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [lose, empty, replace_by_another])
+@pytest.mark.parametrize("finished", [False, True], ids=["unfinished", "finished"])
+def test_a_lost_config_is_written_anew_if_the_training_states_say_the_same(
+    damage, finished, plain_config, nano_data, caplog
+):
+    short = replace(plain_config, epochs=1)
+    fit(short, data=nano_data)
+    path = short.out / "config.json"
+    before, result = path.read_text(), (short.out / "model.safetensors").read_bytes()
+    damage(path)
+    if not finished:
+        (short.out / "model.json").unlink()
+        (short.out / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match=r"already holds a run; go on with it by --resume"):
+        fit(short, data=nano_data)
+    with pytest.raises(ConfigError, match="epochs: 1 -> 3"):
+        fit(plain_config, data=nano_data, resume=True)
+    fit(short, data=nano_data, resume=True)
+    assert "config.json is missing or damaged" in caplog.text
+    assert path.read_text() == before
+    assert (short.out / "model.safetensors").read_bytes() == result
+
+
+def test_states_that_do_not_say_of_which_run_they_are_need_its_config(plain_config, nano_data):
+    short = replace(plain_config, epochs=1)
+    fit(short, data=nano_data)
+    store = CheckpointStore(short.out / "checkpoints")
+    step, tensors, meta = store.load_latest()
+    store.save(step, tensors, {name: value for name, value in meta.items() if name != "config"})
+    for path in store.directory.glob("step_*"):
+        if path.name != f"step_{step:08d}.safetensors":
+            path.unlink()
+    (short.out / "config.json").rename(short.out.with_name("config.json"))
+    with pytest.raises(CheckpointError, match=r"no file .*config\.json; start the same command with another"):
+        fit(short, data=nano_data, resume=True)
+    fit(replace(short, out=short.out.with_name("other")), data=nano_data)
+    short.out.with_name("other").joinpath("config.json").rename(short.out / "config.json")
+    assert fit(short, data=nano_data, resume=True).steps == 6
 
 
 def test_a_name_that_safetensors_could_not_open_is_refused_before_training(plain_config, nano_data):

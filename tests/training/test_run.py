@@ -154,6 +154,33 @@ def test_resuming_a_finished_run_says_so_and_returns_it(nano_config, nano_data, 
     assert torch.equal(again.model(images), first.model(images))
 
 
+def test_damaged_weights_of_a_finished_run_are_made_again_as_the_message_says(plain_config, nano_data):
+    short = replace(plain_config, epochs=1)
+    fit(short, data=nano_data)
+    weights = short.out / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-50])
+    with pytest.raises(CheckpointError, match=r"remove .*model\.json and finish the run again: .* --resume"):
+        fit(short, data=nano_data, resume=True)
+    (short.out / "model.json").unlink()
+    fit(short, data=nano_data, resume=True)
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize("extra", [{}, None, [], {"metrics": {}, "training": {"steps": 6}}, "more"])
+def test_a_finished_run_whose_record_was_edited_is_named_with_a_way_out(extra, plain_config, nano_data):
+    short = replace(plain_config, epochs=1)
+    fit(short, data=nano_data)
+    path = short.out / "model.json"
+    record = json.loads(path.read_text())
+    more = record["extra"] | {"training": record["extra"]["training"] | {"place": 1}}
+    path.write_text(json.dumps(record | {"extra": more if extra == "more" else extra}))
+    with pytest.raises(CheckpointError, match=r"model\.json: 'extra' does not say how the run went, found "):
+        fit(short, data=nano_data, resume=True)
+    path.unlink()
+    assert fit(short, data=nano_data, resume=True).steps == 6
+
+
 def test_resuming_with_another_config_lists_what_differs(plain_config, nano_data):
     fit(replace(plain_config, epochs=1), data=nano_data)
     other = replace(plain_config, epochs=2, optimizer=AdamW(lr=0.5), workers=1)
