@@ -94,6 +94,21 @@ def load(directory: str | Path) -> ImageClassifier:
     return model.eval()
 
 
+def is_run(directory: str | Path) -> bool:
+    """Whether a folder holds a model that `save` wrote, or a training run, whole or not."""
+    directory = Path(directory)
+    if (directory / RECORD).is_file() or (directory / "checkpoints" / "latest.json").is_file():
+        return True
+    config = directory / "config.json"
+    if not config.is_file():
+        return False
+    try:
+        record = files.read_json(config)
+    except CheckpointError:
+        return False
+    return isinstance(record, dict) and record.get("kind") == "train"
+
+
 def weights_path(directory: str | Path) -> Path:
     """The file that holds the weights of the model in `directory`."""
     return Path(directory) / read_record(directory)["weights"]["file"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+from leanformer.checkpoints.runs import is_run
 from leanformer.data.preprocess import printable
 from leanformer.errors import DataError
 
@@ -44,7 +45,7 @@ def join(at: str, name: str) -> str:
 
 
 class FileTree:
-    """A folder of the file system."""
+    """A folder of the file system. Runs of leanformer that lie in it are no part of it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -58,9 +59,10 @@ class FileTree:
         path = self.root / at
         try:
             with os.scandir(path) as entries:
-                return tuple(sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir()))
+                names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
         except OSError as error:
             _refuse(error)
+        return tuple(name for name in names if not _holds_runs(path / name))
 
     def images(self, at: str) -> list[str]:
         """Every image below a place, sorted by path.
@@ -80,6 +82,21 @@ class FileTree:
     def num_loose(self, at: str) -> int:
         """How many images lie at a place itself."""
         return sum(map(is_image, os.listdir(self.root / at)))
+
+
+def _holds_runs(path: Path) -> bool:
+    """Whether a folder is a run, or holds runs alone; the first image that lies in it ends the search."""
+    folders = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if is_image(entry.name):
+                    return False
+                if not entry.name.startswith(".") and entry.is_dir():
+                    folders.append(entry.path)
+    except OSError:
+        return False  # who reads it says so
+    return is_run(path) or (bool(folders) and all(map(is_run, folders)))
 
 
 def _refuse(error: OSError) -> NoReturn:

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from leanformer.checkpoints.store import CheckpointStore
+from leanformer.data import open_data
+from leanformer.data.synthetic import write_folder
 from leanformer.errors import CheckpointError, ConfigError, TrainingError
 from leanformer.training import fit
 from leanformer.training.callbacks import Callback, _lines_up_to
@@ -108,6 +110,17 @@ def test_states_that_do_not_say_of_which_run_they_are_need_its_config(plain_conf
     fit(replace(short, out=short.out.with_name("other")), data=nano_data)
     short.out.with_name("other").joinpath("config.json").rename(short.out / "config.json")
     assert fit(short, data=nano_data, resume=True).steps == 6
+
+
+@pytest.mark.parametrize("out", ["run", "runs/first"])
+def test_a_run_inside_its_data_is_no_class_of_it(out, plain_config, tmp_path):
+    root = write_folder(tmp_path / "images", num_classes=2, per_class=5, size=16) / "train"
+    config = replace(plain_config, data=str(root), out=root / out, epochs=1, batch_size=4)
+    first = fit(config)
+    (config.out / "model.json").unlink()
+    assert fit(config, resume=True).metrics == first.metrics
+    fit(replace(config, out=config.out.with_name("another")))
+    assert len(open_data(root, "train").classes) == 2
 
 
 def test_a_name_that_safetensors_could_not_open_is_refused_before_training(plain_config, nano_data):
