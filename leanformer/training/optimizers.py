@@ -29,8 +29,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not 0.0 <= self.lr < float("inf"):
             raise ConfigError(f"the learning rate (lr) must be finite and not negative, got {self.lr}")
-        if self.weight_decay < 0.0:
-            raise ConfigError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+        if not 0.0 <= self.weight_decay < float("inf"):
+            raise ConfigError(f"weight_decay must be finite and 0 or more, got {self.weight_decay}")
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of the model's parameters, weight decay left out where it does harm."""
@@ -51,6 +51,13 @@ class AdamW(OptimizerConfig):
     eps: float = 1e-8
     groups: Groups = Groups()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(f"betas must be 0 or more and below 1, got {self.betas}")
+        if not 0.0 <= self.eps < float("inf"):
+            raise ConfigError(f"eps must be finite and 0 or more, got {self.eps}")
+
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer of the given parameter groups."""
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
@@ -65,6 +72,13 @@ class SGD(OptimizerConfig):
     momentum: float = 0.9
     nesterov: bool = False
     groups: Groups = Groups()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.momentum < float("inf"):
+            raise ConfigError(f"momentum must be finite and 0 or more, got {self.momentum}")
+        if self.nesterov and self.momentum == 0.0:
+            raise ConfigError("nesterov needs a momentum above 0, got 0; set momentum, or leave out nesterov")
 
     def make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer of the given parameter groups."""

@@ -29,6 +29,9 @@ class Constant(Schedule):
 
     value: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check("value", self.value)
+
     def __call__(self, step: int, total: int, epochs: int = 1) -> float:
         """The value, whatever the step."""
         return self.value
@@ -43,6 +46,8 @@ class Linear(Schedule):
     until: float = 1.0
 
     def __post_init__(self) -> None:
+        _check("start", self.start)
+        _check("end", self.end)
         if not 0 < self.until <= 1:
             raise ConfigError(f"until is a fraction of training in (0, 1], got {self.until}")
 
@@ -56,6 +61,9 @@ class Cosine(Schedule):
     """Half a cosine from 1 down to `final`."""
 
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check("final", self.final)
 
     def __call__(self, step: int, total: int, epochs: int = 1) -> float:
         """The value on the curve."""
@@ -76,6 +84,9 @@ class Piecewise(Schedule):
         fractions = [fraction for fraction, _ in self.points]
         if not fractions or fractions != sorted(fractions):
             raise ConfigError(f"points need fractions of training in rising order, got {self.points}")
+        for fraction, value in self.points:
+            _check("a fraction of training in points", fraction)
+            _check("a value in points", value)
 
     def __call__(self, step: int, total: int, epochs: int = 1) -> float:
         """The value on the line through the two points around the step."""
@@ -101,6 +112,12 @@ class Steps(Schedule):
     def __post_init__(self) -> None:
         if bool(self.at) == (self.every > 0) or self.every < 0:
             raise ConfigError(f"give the epochs of the drops by at or by every, got at={self.at}, every={self.every}")
+        for name, value in (
+            ("factor", self.factor),
+            ("every", self.every),
+            *(("an epoch in at", at) for at in self.at),
+        ):
+            _check(name, value)
 
     def __call__(self, step: int, total: int, epochs: int = 1) -> float:
         """The value after the drops up to the step."""
@@ -133,6 +150,8 @@ class WarmUp(Schedule):
                 f"a warm-up is given by steps > 0, by epochs > 0 or by a fraction in (0, 1), got steps={self.steps}, "
                 f"epochs={self.epochs} and fraction={self.fraction}"
             )
+        for name in ("fraction", "epochs", "start"):
+            _check(name, getattr(self, name))
 
     def __call__(self, step: int, total: int, epochs: int = 1) -> float:
         """The value of the warm-up or, after it, of the schedule."""
@@ -152,6 +171,9 @@ class CoolDown(Schedule):
 
     schedule: Schedule
     epochs: float
+
+    def __post_init__(self) -> None:
+        _check("epochs", self.epochs)
 
     def __call__(self, step: int, total: int, epochs: int = 1) -> float:
         """The value of the schedule, which ends before training does."""
@@ -191,6 +213,11 @@ class Lag(Schedule):
 def in_steps(length: float, total: int, epochs: int) -> int:
     """A length in epochs as optimizer steps, at least one."""
     return max(round(length * total / epochs), 1)
+
+
+def _check(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"{name} must be finite and 0 or more, got {value}")
 
 
 def _between(start: float, end: float, share: float) -> float:

@@ -1,6 +1,7 @@
 """Parameter groups spare the right parameters, and an optimizer's state survives being flattened into named tensors."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -109,6 +110,23 @@ def test_an_optimizer_survives_json(config):
 def test_an_optimizer_that_cannot_be_made_says_why(config, message):
     with pytest.raises(ConfigError, match=message):
         config.build(Small())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AdamW(eps=-1.0), "eps must be finite and 0 or more, got -1.0"),
+        (lambda: AdamW(betas=(2, 0.9)), r"betas must be 0 or more and below 1, got \(2, 0.9\)"),
+        (lambda: AdamW(betas=(0.9, math.nan)), r"betas must be .*, got \(0.9, nan\)"),
+        (lambda: AdamW(lr=-1.0), r"\(lr\) must be finite and not negative, got -1.0"),
+        (lambda: AdamW(weight_decay=math.nan), "weight_decay must be finite and 0 or more, got nan"),
+        (lambda: SGD(momentum=-0.9), "momentum must be finite and 0 or more, got -0.9"),
+        (lambda: SGD(momentum=0.0, nesterov=True), "nesterov needs a momentum above 0"),
+    ],
+)
+def test_an_impossible_value_of_an_optimizer_is_named(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
 
 
 def test_patterns_move_parameters_between_the_groups():
