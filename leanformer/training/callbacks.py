@@ -168,10 +168,13 @@ class Logger(Callback):
         """Open the file behind the last line that still holds."""
         self.on_end(run)
         path = run.out / "metrics.jsonl"
-        if path.exists():
-            lines = _lines_up_to(path.read_text("utf-8", "replace"), run.step, run.epoch)
-            files.write_text(path, "".join(f"{line}\n" for line in lines))
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            if path.exists():
+                lines = _lines_up_to(path.read_text("utf-8", "replace"), run.step, run.epoch)
+                files.write_text(path, "".join(f"{line}\n" for line in lines))
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be opened: {error.strerror}; mend that and resume the run") from error
         self._clock, self._waited = time.perf_counter(), run.waited
 
     def after_step(self, run: Run, step: int) -> None:

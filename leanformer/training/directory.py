@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ except ImportError:  # Windows
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
+LOG = "metrics.jsonl"
 STATES = "checkpoints"
 """The folder of a run's training states."""
 _SUMMARY = {"metrics": dict, "steps": int, "seconds": (int, float), "skipped": dict}
@@ -46,6 +48,7 @@ def claim(config: TrainConfig, resume: bool) -> bool:
         raise ConfigError(
             f"{out!a} is no text in UTF-8, so weights could not be read from there; choose another --out"
         ) from error
+    _check_log(out / LOG)
     begun, finished, has_states = ((out / name).exists() for name in (CONFIG, runs.RECORD, STATES))
     if not resume and (begun or finished or has_states):
         raise ConfigError(f"{out} already holds a run; go on with it by --resume, or choose another --out")
@@ -60,6 +63,20 @@ def claim(config: TrainConfig, resume: bool) -> bool:
                 f"  resume with the old values, or choose another --out"
             )
     return finished
+
+
+def _check_log(path: Path) -> None:
+    """Refuse what stands where the log is to be written."""
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; remove it, or choose another --out") from error
+    if is_folder:
+        raise ConfigError(
+            f"{path} is a folder, where the log of the run is to be; move it, or choose another --out"
+        )
 
 
 def _saved_config(out: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from leanformer.data import open_data
 from leanformer.data.synthetic import write_folder
 from leanformer.errors import CheckpointError, ConfigError, TrainingError
 from leanformer.training import fit
-from leanformer.training.callbacks import Callback, _lines_up_to
+from leanformer.training.callbacks import Callback, Logger, _lines_up_to
 from leanformer.training.directory import occupied
 
 HOLD = """
@@ -121,6 +122,26 @@ def test_a_run_inside_its_data_is_no_class_of_it(out, plain_config, tmp_path):
     assert fit(config, resume=True).metrics == first.metrics
     fit(replace(config, out=config.out.with_name("another")))
     assert len(open_data(root, "train").classes) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right of their own")
+def test_a_log_that_cannot_be_written_is_named_before_anything_is_written(plain_config, nano_data):
+    log = plain_config.out / "metrics.jsonl"
+    log.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"run.metrics\.jsonl is a folder, where the log .* move it, or choose another"):
+        fit(plain_config, data=nano_data)
+    log.rmdir()
+    log.symlink_to(log)
+    with pytest.raises(ConfigError, match=r"run.metrics\.jsonl cannot be read: .*; remove it, or choose another --out"):
+        fit(plain_config, data=nano_data)
+    assert [entry.name for entry in plain_config.out.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_log_that_cannot_be_opened_is_an_error_with_a_way_out(plain_config):
+    run = SimpleNamespace(out=plain_config.out, step=0, epoch=0)
+    (run.out / "metrics.jsonl").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl cannot be opened: Is a directory; mend that and resume"):
+        Logger().on_start(run)
 
 
 def test_a_name_that_safetensors_could_not_open_is_refused_before_training(plain_config, nano_data):
