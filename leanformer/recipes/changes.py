@@ -46,7 +46,7 @@ def change(config: TrainConfig, assignment: str) -> TrainConfig:
             return _assign(config, path, read_value(reading, path))
         except ConfigError as error:
             errors.append(error)
-    is_kind = text in registered_kinds() and "missing" in str(errors[-1])
+    is_kind = text in registered_kinds() and "is not of type" not in str(errors[-1])
     hint = "" if is_kind or not text.isidentifier() else suggestion(text, registered_kinds())
     known = "" if "did you mean" in str(errors[0]) else hint
     raise ConfigError(f"--set {assignment}: {errors[-1] if is_kind else errors[0]}{known}") from errors[0]

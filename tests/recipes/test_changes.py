@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def test_entries_of_tuples_and_fields_of_the_model_are_reached(config):
         ("model.drop_path=much", "'much' is not of type float"),
         ("optimizer=sgdd", "'sgdd' is not of type OptimizerConfig; did you mean sgd"),
         ("lr=warm_up", "lr: missing schedule"),
+        ("model.config=swin", "a model is given by its name or by a config"),
+        ("guard=sgd", "config.guard: 'sgd' is not of type Guard | None"),
         ("guard.tries=3", "'guard' is None, which has no field 'tries'; set 'guard' itself first"),
         ("finish.1.passes=3", "'finish' has 1 entries, numbered from 0, but no '1'"),
         ('clip={"kind": "clpi"}', "unknown kind 'clpi'; did you mean clip"),
@@ -70,6 +73,11 @@ def test_entries_of_tuples_and_fields_of_the_model_are_reached(config):
 def test_a_change_that_does_not_fit_says_what_would(config, assignment, message):
     with pytest.raises(ConfigError, match=message):
         change(config, assignment)
+
+
+def test_a_kind_that_does_not_fit_the_other_fields_says_so(config):
+    with pytest.raises(ConfigError, match=r"--set mixing=mixing: batch_size must be even, .*, got 33"):
+        change(dataclasses.replace(config, mixing=None, batch_size=33), "mixing=mixing")
 
 
 def test_a_run_is_read_from_its_file_or_its_directory(config, tmp_path):
