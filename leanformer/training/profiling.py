@@ -24,12 +24,17 @@ BOTTLENECK = 0.3
 
 
 def waited_for(run: Run, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches, the time until each is there added to `run.waited`."""
+    """The batches, the time until each is there added to `run.waited`, or for the first one of workers, which have to
+    begin, to `run.start_up`."""
     iterator = iter(batches)
     while True:
         start = time.perf_counter()
         batch = next(iterator, None)
-        run.waited += time.perf_counter() - start
+        spent = time.perf_counter() - start
+        if run.config.workers and not run.start_up:
+            run.start_up = spent
+        else:
+            run.waited += spent
         if batch is None:
             return
         yield batch
@@ -41,7 +46,7 @@ class Profile(Callback):
     first_rank_alone = True
 
     def __init__(self) -> None:
-        self._begun = self._step_begun = self._model = self._waited = 0.0
+        self._begun = self._step_begun = self._model = self._waited = self._start_up = 0.0
 
     def on_start(self, run: Run) -> None:
         """Time the parts of the pipeline."""
@@ -61,14 +66,17 @@ class Profile(Callback):
     def on_epoch(self, run: Run, epoch: int) -> None:
         """Say where its time went."""
         spent, waited = max(time.perf_counter() - self._begun, 1e-9), run.waited - self._waited
+        start_up = run.start_up - self._start_up
         log.info(
-            "epoch %d took %.1f s: waiting for data %.1f s (%.0f %%), model %.1f s, evaluation and the rest %.1f s; %s",
+            "epoch %d took %.1f s: %swaiting for data %.1f s (%.0f %%), model %.1f s, evaluation and the rest %.1f s; "
+            "%s",
             epoch + 1,
             spent,
+            f"starting workers {start_up:.1f} s, " if start_up else "",
             waited,
             100 * waited / spent,
             self._model,
-            max(spent - waited - self._model, 0.0),
+            max(spent - start_up - waited - self._model, 0.0),
             _verdict(run, waited / max(waited + self._model, 1e-9)),
         )
         self._restart(run)
@@ -78,7 +86,8 @@ class Profile(Callback):
         self._restart(run)
 
     def _restart(self, run: Run) -> None:
-        self._begun, self._waited, self._model = time.perf_counter(), run.waited, 0.0
+        self._begun, self._model = time.perf_counter(), 0.0
+        self._waited, self._start_up = run.waited, run.start_up
 
 
 def _verdict(run: Run, share: float) -> str:

@@ -115,6 +115,8 @@ class Run:
     """Time spent training and evaluating, over all resumptions."""
     waited: float = 0.0
     """Time that training spent waiting for batches, since this process began."""
+    start_up: float = 0.0
+    """Time until workers had begun and made the first batch, which is not in `waited`."""
     values: dict[str, float] = field(default_factory=dict)
     """The present value of everything that follows a schedule."""
     last: StepResult = StepResult()

@@ -4,12 +4,14 @@ import json
 import logging
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from leanformer.data import ImageFolder
-from leanformer.data.synthetic import write_folder
+from leanformer.data.synthetic import shapes, write_folder
 from leanformer.training import fit
+from leanformer.training.profiling import Profile, waited_for
 
 
 class Slow(ImageFolder):
@@ -57,3 +59,26 @@ def test_a_profile_changes_no_weight(profiled):
     plain = fit(replace(config, profile=False, out=config.out / "plain")).model.state_dict()
     seen = fit(replace(config, out=config.out / "profiled")).model.state_dict()
     assert all(seen[name].equal(value) for name, value in plain.items())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_start_of_workers_is_said_apart_and_is_no_bottleneck(workers, caplog):
+    def batches(first):
+        time.sleep(first)
+        yield from range(3)
+
+    config = SimpleNamespace(workers=workers)
+    run = SimpleNamespace(config=config, waited=0.0, start_up=0.0, train_images=shapes(4, 2, 8, seed=0))
+    profile = Profile()
+    with caplog.at_level(logging.INFO, "leanformer"):
+        profile.on_start(run)
+        for epoch, first in enumerate((0.2, 0.0)):
+            for step, _ in enumerate(waited_for(run, batches(first))):
+                profile.on_step(run, step)
+                time.sleep(0.02)
+                profile.after_step(run, step)
+            profile.on_epoch(run, epoch)
+    one, two = lines(caplog)
+    assert ("starting workers 0.2 s, waiting for data 0.0 s" in one) == bool(workers)
+    assert ("is not the bottleneck" in one) == bool(workers)
+    assert "starting" not in two and "is not the bottleneck" in two
