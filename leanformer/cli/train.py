@@ -100,6 +100,7 @@ class Train:
     def _tell(self, result: Result) -> None:
         from leanformer.tasks import format_line
         from leanformer.viz import write_run_page
+        from leanformer.viz.run_page import PAGE
 
         if result.evaluation is not None:
             print(format_line(result.evaluation))
@@ -109,6 +110,8 @@ class Train:
         out = quoted(result.out)
         if result.evaluation is not None:
             print(f"the page of the run is {write_run_page(result.out, result.evaluation)}")
+        elif not (result.out / PAGE).exists():
+            print(f"the page of the run is not there: leanformer report {out} writes it")
         print(f"next: leanformer predict {out} IMAGE, or leanformer bench {out}")
 
     def _config(self) -> TrainConfig:

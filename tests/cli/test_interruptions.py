@@ -97,6 +97,14 @@ def test_a_finished_run_is_not_trained_again(run, command, tmp_path):
     assert "is finished; there is nothing to resume" in again.err
     assert "trained 8 steps" in again.out
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
+    assert "the page of the run" not in again.out
+
+
+def test_a_finished_run_whose_page_was_never_written_says_how_to_get_it(run, command, tmp_path):
+    assert run(*command, tmp_path / "run").status == 0
+    (tmp_path / "run" / "report.html").unlink()
+    again = run(*command, tmp_path / "run", "--resume")
+    assert f"the page of the run is not there: leanformer report {tmp_path / 'run'} writes it" in again.out
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "swin_n*"]])
