@@ -74,9 +74,7 @@ def _check_log(path: Path) -> None:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; remove it, or choose another --out") from error
     if is_folder:
-        raise ConfigError(
-            f"{path} is a folder, where the log of the run is to be; move it, or choose another --out"
-        )
+        raise ConfigError(f"{path} is a folder, where the log of the run is to be; move it, or choose another --out")
 
 
 def _saved_config(out: Path) -> dict[str, Any] | None:

@@ -128,7 +128,7 @@ def test_a_run_inside_its_data_is_no_class_of_it(out, plain_config, tmp_path):
 def test_a_log_that_cannot_be_written_is_named_before_anything_is_written(plain_config, nano_data):
     log = plain_config.out / "metrics.jsonl"
     log.mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"run.metrics\.jsonl is a folder, where the log .* move it, or choose another"):
+    with pytest.raises(ConfigError, match=r"run.metrics\.jsonl is a folder, where the log .* or choose another"):
         fit(plain_config, data=nano_data)
     log.rmdir()
     log.symlink_to(log)
