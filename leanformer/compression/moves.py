@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import product
 
 from leanformer import edits
@@ -117,6 +117,7 @@ def candidates(
         trainable: whether what has to be trained is wanted.
         slower: whether a candidate slows the model; what does alone is in no combination.
     """
+    cost = cache(partial(_cost, model))
     parts: list[tuple[Edit | None, ...]] = []
     for found in (
         _norm_swaps(model) if trainable else [],
@@ -130,18 +131,17 @@ def candidates(
         parts.append((None, *(change for change in found if change not in losing)))
     for combination in product(*parts):
         changes = tuple(change for change in combination if change is not None)
-        if _each_counts(model, changes):
+        if _each_counts(changes, cost):
             yield Candidate(changes)
 
 
-def _each_counts(model: ImageClassifier, changes: tuple[Edit, ...]) -> bool:
+def _each_counts(changes: tuple[Edit, ...], cost: Callable[[tuple[Edit, ...]], Cost | None]) -> bool:
     """Whether the model takes the changes together and no change is undone by another: heads that are dropped from
     attention that is removed leave a model that another candidate is already."""
-    whole = _cost(model, changes)
-    if whole is None:
-        return False
-    rests = [changes[:index] + changes[index + 1 :] for index in range(len(changes))] if len(changes) > 1 else []
-    return all(_cost(model, rest) != whole for rest in rests)
+    whole = cost(changes)
+    if whole is None or len(changes) < 2:
+        return whole is not None
+    return all(cost(changes[:index] + changes[index + 1 :]) != whole for index in range(len(changes)))
 
 
 def _fits(model: ImageClassifier, changes: tuple[Edit, ...]) -> bool:
