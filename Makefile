@@ -46,11 +46,16 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/basedpyright
 
+# Runtimes of others run in processes of their own: behind thousands of other tests they ended theirs without a word.
+PYTEST := OMP_NUM_THREADS=1 LEANFORMER_REQUIRE_EXTRAS=1 $(BIN)/pytest -n $(JOBS)
+
 test: lint
-	OMP_NUM_THREADS=1 LEANFORMER_REQUIRE_EXTRAS=1 $(BIN)/pytest -n $(JOBS) -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu and not runtimes"
+	$(PYTEST) -m "not slow and not gpu and runtimes"
 
 test-all: lint
-	OMP_NUM_THREADS=1 LEANFORMER_REQUIRE_EXTRAS=1 $(BIN)/pytest -n $(JOBS) -m "not gpu"
+	$(PYTEST) -m "not gpu and not runtimes"
+	$(PYTEST) -m "not gpu and runtimes"
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

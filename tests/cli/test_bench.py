@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.runtimes]
 
 
 def test_a_model_of_timm_is_measured_beside_ours_in_every_runtime(run, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import leanformer
 from leanformer.data.synthetic import write_folder
 
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.runtimes]
 
 
 @pytest.fixture(scope="module")

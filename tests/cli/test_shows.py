@@ -182,6 +182,7 @@ def test_info_gives_small_parts_in_a_unit_in_which_they_are_not_zero(run):
     assert " 0.0 M" not in printed
 
 
+@pytest.mark.runtimes  # imports them
 def test_doctor_shows_versions_threads_and_what_works(run):
     outcome = run("doctor")
     assert outcome.status == 0
@@ -190,6 +191,7 @@ def test_doctor_shows_versions_threads_and_what_works(run):
     assert f"safetensors {importlib.metadata.version('safetensors')}" in outcome.out
 
 
+@pytest.mark.runtimes  # imports them
 def test_doctor_says_how_to_install_what_is_missing(run):
     found = json.loads(run("doctor", "--json").out)
     printed = run("doctor").out
@@ -198,6 +200,7 @@ def test_doctor_says_how_to_install_what_is_missing(run):
         assert (f"pip install 'leanformer[{extra}]'" in printed) == missing
 
 
+@pytest.mark.runtimes  # imports them
 def test_doctor_says_what_is_broken_and_fails(run, monkeypatch, tmp_path):
     (tmp_path / "rich").mkdir()
     (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('half of it is gone')")

@@ -13,7 +13,7 @@ from leanformer.errors import ExportError
 from leanformer.export import CoreMlClassifier, export_model, open_exported
 from leanformer.export.coreml import roll_in_parts
 
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.runtimes]
 pytest.importorskip("coremltools")
 elsewhere = pytest.mark.skipif(sys.platform == "darwin", reason="a Mac runs the packages")
 

@@ -13,7 +13,7 @@ from leanformer.export import ExecuTorchClassifier, export_model, open_exported
 from leanformer.export.executorch import stable_sort
 from leanformer.export.verify import fixed_images
 
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.runtimes]
 pytest.importorskip("executorch")
 
 

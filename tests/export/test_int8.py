@@ -9,7 +9,7 @@ import leanformer
 from leanformer.errors import ExportError
 from leanformer.export import ExportedClassifier, Score, export_int8, open_exported
 
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.runtimes]
 
 SIZE = 16
 

@@ -18,7 +18,7 @@ from leanformer.layers.attention import FocusedLinear
 from leanformer.layers.norm import ProgressiveNorm
 from leanformer.models import ImageClassifier, find
 
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.runtimes]
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

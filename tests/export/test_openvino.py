@@ -15,7 +15,7 @@ from leanformer.errors import ExportError
 from leanformer.export import OpenVinoClassifier, export_model, open_exported
 from leanformer.export.verify import fixed_images
 
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.runtimes]
 
 
 @pytest.fixture(scope="module")
