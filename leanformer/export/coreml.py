@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from leanformer.errors import ExportError, require
 from leanformer.export.format import ExportedClassifier, Format, Graph, Node, check_file, count_norms
 from leanformer.export.metadata import Metadata, from_properties, to_properties
-from leanformer.export.program import attention_in_steps, in_core_operations, root_cause, trace
+from leanformer.export.program import SORTS, attention_in_steps, in_core_operations, root_cause, trace
 
 NORMS = frozenset({"layer_norm", "batch_norm", "instance_norm", "l2_norm"})
 MANIFEST = "Manifest.json"
@@ -54,7 +54,7 @@ class CoreMl(Format):
                     inputs=[tools.TensorType(name="images", shape=(1, *images.shape[1:]))],
                     outputs=[tools.TensorType(name="logits")],
                 )
-            except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:  # what the converter raises
+            except (RuntimeError, ValueError) as error:  # of an operation or a shape that the converter does not take
                 raise ExportError(f"the model cannot be expressed in Core ML: {root_cause(error)}") from error
             converted.user_defined_metadata.update(to_properties(metadata))
             converted.save(str(path))
@@ -111,7 +111,7 @@ def read_graph(spec: Any) -> Graph:
 def _spelt_out() -> dict[Any, Any]:
     """How to compute what the converter does not know."""
     known = get_decompositions([torch.ops.aten.addcmul, torch.ops.aten.index_add])
-    return {**known, torch.ops.aten.alias.default: _same, torch.ops.aten.roll.default: roll_in_parts}
+    return {**known, **SORTS, torch.ops.aten.alias.default: _same, torch.ops.aten.roll.default: roll_in_parts}
 
 
 def _same(x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from leanformer.errors import ExportError, require
 from leanformer.export.format import ExportedClassifier, Format, Graph, check_file
 from leanformer.export.metadata import Metadata, from_properties, to_properties
 from leanformer.export.program import (
+    SORTS,
     attention_in_steps,
     count_program_norms,
     kind_of_node,
@@ -30,31 +31,6 @@ from leanformer.export.program import (
 
 DESCRIPTION = "leanformer"
 """The method of the program that gives its metadata: JSON, as bytes in a tensor."""
-
-
-def stable_sort(x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool | None = True) -> Any:
-    """aten.sort over the last dimension, which the runtime lacks: each value's place is the number of values
-    before it."""
-    if dim not in (-1, x.ndim - 1):
-        return NotImplemented
-    own, other = x.unsqueeze(-1), x.unsqueeze(-2)
-    place = torch.arange(x.shape[-1], device=x.device)
-    before = other > own if descending else other < own
-    rank = (before | ((other == own) & (place < place.unsqueeze(-1)))).sum(-1)
-    order = torch.zeros_like(rank).scatter(-1, rank, place.expand_as(rank))
-    return x.gather(-1, order), order
-
-
-def _stable_argsort(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:
-    return stable_sort(x, dim, descending, stable=stable)[1]
-
-
-SPELT_OUT: dict[Any, Any] = {
-    torch.ops.aten.sort.stable: stable_sort,
-    torch.ops.aten.sort.default: stable_sort,
-    torch.ops.aten.argsort.stable: _stable_argsort,
-}
-"""Operations that the runtime lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +52,7 @@ class ExecuTorch(Format):
         described = {DESCRIPTION: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
         try:
             lowered = exir.to_edge_transform_and_lower(
-                attention_in_steps(program).run_decompositions(SPELT_OUT),
+                attention_in_steps(program).run_decompositions(SORTS),
                 partitioner=[partitions.XnnpackPartitioner()],
                 constant_methods=described,
             )

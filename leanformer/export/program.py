@@ -62,6 +62,32 @@ def _attention(
     return (scores if attn_mask is None else scores + attn_mask).softmax(dim=-1) @ v
 
 
+def stable_sort(x: Tensor, dim: int = -1, descending: bool = False, *, stable: bool | None = True) -> Any:
+    """aten.sort over the last dimension, which some runtimes lack: each value's place is the number of values
+    before it."""
+    if dim not in (-1, x.ndim - 1):
+        return NotImplemented
+    own, other = x.unsqueeze(-1), x.unsqueeze(-2)
+    place = torch.arange(x.shape[-1], device=x.device)
+    before = other > own if descending else other < own
+    tied = torch.logical_and(other == own, place < place.unsqueeze(-1))
+    rank = torch.logical_or(before, tied).int().sum(-1, dtype=torch.int32).long()  # Core ML sums truths as floats
+    order = torch.zeros_like(rank).scatter(-1, rank, place.expand_as(rank))
+    return x.gather(-1, order), order
+
+
+def _stable_argsort(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> Any:
+    return stable_sort(x, dim, descending, stable=stable)[1]
+
+
+SORTS: dict[Any, Any] = {
+    torch.ops.aten.sort.stable: stable_sort,
+    torch.ops.aten.sort.default: stable_sort,
+    torch.ops.aten.argsort.stable: _stable_argsort,
+}
+"""Sorting, for runtimes that lack it."""
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put `model` into evaluation mode, and each of its modules back into its own mode afterwards."""

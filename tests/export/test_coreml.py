@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 import leanformer
-from leanformer.edits import MergeTokens
+from leanformer.edits import MergeTokens, RemoveAttention
 from leanformer.errors import ExportError
 from leanformer.export import CoreMlClassifier, export_model, open_exported
 from leanformer.export.coreml import roll_in_parts
@@ -44,14 +45,25 @@ def test_every_family_converts(name, tmp_path):
     assert export_model(model, tmp_path / "model.mlpackage", image_size=model.config.image_size).graph.nodes
 
 
-def test_a_model_with_merged_tokens_is_refused_or_written_whole(tmp_path):
+@pytest.mark.parametrize(
+    "edit", [MergeTokens(r=3), RemoveAttention(blocks=(1,))], ids=["merged tokens", "removed attention"]
+)
+def test_edited_models_convert_too(edit, tmp_path):
     model = leanformer.build("deit_nano", image_size=32, patch_size=8, depth=2, num_classes=3).eval()
-    MergeTokens(r=3).apply(model)
-    try:
-        export_model(model, tmp_path / "model.mlpackage", image_size=32)
-    except ExportError as error:
-        assert "cannot be expressed in Core ML" in str(error)
-        assert list(tmp_path.iterdir()) == []
+    leanformer.apply(model, edit)
+    export_model(model, tmp_path / "model.mlpackage", image_size=32)
+    assert [held["kind"] for held in open_exported(tmp_path / "model.mlpackage").metadata.edits] == [edit.kind]
+
+
+class Spectrum(nn.Module):
+    def forward(self, images):
+        return torch.linalg.svd(images.flatten(2))[1].sum(-1)
+
+
+def test_a_model_that_cannot_be_expressed_leaves_nothing(tmp_path):
+    with pytest.raises(ExportError, match="cannot be expressed in Core ML"):
+        export_model(Spectrum(), tmp_path / "model.mlpackage", image_size=8)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_or_damaged_package_is_named(tmp_path):

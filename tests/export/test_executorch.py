@@ -10,7 +10,7 @@ import leanformer
 from leanformer.edits import MergeTokens, RemoveAttention
 from leanformer.errors import ExportError
 from leanformer.export import ExecuTorchClassifier, export_model, open_exported
-from leanformer.export.executorch import stable_sort
+from leanformer.export.program import stable_sort
 from leanformer.export.verify import fixed_images
 
 pytestmark = [pytest.mark.extras, pytest.mark.runtimes]
